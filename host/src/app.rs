@@ -1,0 +1,249 @@
+//! From settings to running regions. The only place that names backends.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::cache::Cache;
+use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
+use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
+use crate::config::Settings;
+use crate::defaults;
+use crate::feed::sqlite::{SqliteFeedSettings, SqliteFeedSource};
+use crate::handlers::engine::{EngineError, ServingEngine};
+use crate::handlers::load::{LoadError, Loader};
+use crate::handlers::registry::{DeployError, Registry};
+use crate::handlers::store::DeploymentStore;
+use crate::http::admin::AdminPlane;
+use crate::http::data::DataPlane;
+use crate::http::region::Region;
+use crate::http::server::{BindError, Server, ConnectionLimits};
+use crate::hydrate::component::ComponentDecide;
+use crate::hydrate::{Hydrator, HydratorSettings, HydratorStatus};
+use crate::log::Log;
+use crate::log::sqlite::{OpenError, SqliteDatabase, SqliteLog, SqliteSettings};
+use crate::model::Operation;
+use crate::watch as folder;
+use crate::wit_host::context::Backends;
+
+/// Why a host does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The data folder.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// An address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The interfaces.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The deployed handlers.
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
+}
+
+/// A running host.
+pub struct App {
+    /// Each region with the address that it listens on.
+    pub regions: Vec<(Arc<str>, SocketAddr)>,
+    /// The address of the admin plane.
+    pub admin: SocketAddr,
+    /// The handler table.
+    pub registry: Arc<Registry>,
+    /// What stands behind each region, in the order of `regions`.
+    pub backends: Vec<Arc<Backends>>,
+    database: Arc<SqliteDatabase>,
+    stop_serving: watch::Sender<bool>,
+    stop_following: watch::Sender<bool>,
+    serving: JoinSet<()>,
+    following: Vec<JoinHandle<()>>,
+}
+
+impl App {
+    /// Starts every region in this process, on the embedded log and caches.
+    /// When it returns, all of them answer; a region is ready a little later,
+    /// when it has caught up with the log (`/readyz`).
+    ///
+    /// # Errors
+    ///
+    /// See [`AppError`]; nothing is left running then.
+    pub async fn start(settings: &Settings) -> Result<App, AppError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        // The addresses first: a port in use is the commonest mistake, and
+        // costs nothing to find.
+        let admin_server = Server::bind(settings.admin.listen)?;
+        let servers: Vec<Server> =
+            settings.regions.iter().map(|region| Server::bind(region.listen)).collect::<Result<_, _>>()?;
+
+        let database = SqliteDatabase::open(&settings.data, Arc::clone(&clock), log_settings(settings))?;
+        let names: Vec<Arc<str>> = settings.regions.iter().map(|region| Arc::from(&*region.name)).collect();
+        let registry = open_registry(settings, &names, &database, &clock, &entropy).await?;
+        let log: Arc<dyn Log> = Arc::new(SqliteLog::new(Arc::clone(&database)));
+        let source = Arc::new(SqliteFeedSource::new(Arc::clone(&database), feed_settings(settings)));
+
+        let (stop_serving, stop_rx) = watch::channel(false);
+        let (stop_following, follow_rx) = watch::channel(false);
+        let mut app = App {
+            regions: Vec::new(),
+            admin: admin_server.local_addr(),
+            registry: Arc::clone(&registry),
+            backends: Vec::new(),
+            database,
+            stop_serving,
+            stop_following,
+            serving: JoinSet::new(),
+            following: Vec::new(),
+        };
+        let limits = server_limits(settings);
+        let mut regions = Vec::new();
+        for (index, server) in servers.into_iter().enumerate() {
+            let name = Arc::clone(&names[index]);
+            let cache: Arc<dyn Cache> =
+                Arc::new(MemoryCache::new(cache_settings(settings), Arc::clone(&clock), Arc::clone(&entropy)));
+            let backends = Arc::new(Backends {
+                log: Arc::clone(&log),
+                cache: Arc::clone(&cache),
+                clock: Arc::clone(&clock),
+                max_value_bytes: settings.http.max_value_bytes,
+            });
+            let status = Arc::new(HydratorStatus::default());
+            let hydrator = Hydrator {
+                region: Arc::clone(&name),
+                feed: source.clone(),
+                cache,
+                decide: Arc::new(ComponentDecide {
+                    registry: Arc::clone(&registry),
+                    region: index,
+                    backends: Arc::clone(&backends),
+                }),
+                status: Arc::clone(&status),
+                entropy: Arc::clone(&entropy),
+                settings: HydratorSettings::default(),
+            };
+            app.following.push(tokio::spawn(hydrator.run(follow_rx.clone())));
+            let region = Arc::new(Region {
+                index,
+                name: Arc::clone(&name),
+                address: server.local_addr(),
+                backends: Arc::clone(&backends),
+                status,
+                max_lag: settings.feed.max_lag,
+            });
+            app.regions.push((name, server.local_addr()));
+            app.backends.push(backends);
+            regions.push(Arc::clone(&region));
+            let plane = DataPlane::new(region, Arc::clone(&registry), settings);
+            let service = move |request| {
+                let plane = plane.clone();
+                async move { plane.serve(request).await }
+            };
+            app.serve(server.run(service, limits, stop_rx.clone()));
+        }
+        let plane = AdminPlane::new(regions, registry, settings);
+        let service = move |request| {
+            let plane = plane.clone();
+            async move { plane.serve(request).await }
+        };
+        app.serve(admin_server.run(service, limits, stop_rx.clone()));
+        if let Some(folder) = &settings.watch {
+            app.following.push(tokio::spawn(folder::run(folder.clone(), Arc::clone(&app.registry), follow_rx)));
+        }
+        Ok(app)
+    }
+
+    fn serve(&mut self, server: impl Future<Output = usize> + Send + 'static) {
+        self.serving.spawn(async move {
+            let cut = server.await;
+            if cut > 0 {
+                tracing::warn!(connections = cut, "cut connections that did not finish in time (http.drain_timeout)");
+            }
+        });
+    }
+
+    /// Drains and stops: first the servers, so that what they have begun is
+    /// finished against a log and caches that still work; then the rest.
+    pub async fn stop(mut self) {
+        self.stop_serving.send_replace(true);
+        while self.serving.join_next().await.is_some() {}
+        self.stop_following.send_replace(true);
+        for task in self.following {
+            // One that panicked has said so in the log already.
+            let _ = task.await;
+        }
+        self.database.close().await;
+    }
+}
+
+async fn open_registry(
+    settings: &Settings,
+    names: &[Arc<str>],
+    database: &Arc<SqliteDatabase>,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Arc<Registry>, AppError> {
+    let handlers = &settings.handlers;
+    // Every slot full, its idle instances beside it, and one in its self-test.
+    let per_slot = handlers.concurrency + handlers.idle_instances;
+    let instances = names.len() * Operation::ALL.len() * per_slot + 1;
+    let instances = u32::try_from(instances).unwrap_or(u32::MAX);
+    let engine = ServingEngine::new(settings.limits.clone(), instances)?;
+    let loader = Loader::new(engine, handlers.max_component_bytes)?;
+    let store = DeploymentStore::new(Arc::clone(database), handlers.keep_revisions);
+    let registry = Registry::open(
+        names.to_vec(),
+        defaults::HANDLERS,
+        loader,
+        store,
+        handlers.clone(),
+        Arc::clone(clock),
+        Arc::clone(entropy),
+    );
+    Ok(Arc::new(registry.await?))
+}
+
+fn log_settings(settings: &Settings) -> SqliteSettings {
+    SqliteSettings {
+        queue_jobs: settings.log.max_queue,
+        group_appends: settings.log.max_batch,
+        group_bytes: settings.log.max_batch_bytes,
+        ..SqliteSettings::default()
+    }
+}
+
+fn feed_settings(settings: &Settings) -> SqliteFeedSettings {
+    SqliteFeedSettings {
+        batch_rows: settings.feed.batch_rows,
+        batch_bytes: settings.feed.batch_bytes,
+        resolved_every: settings.feed.resolved_interval,
+    }
+}
+
+fn cache_settings(settings: &Settings) -> MemoryCacheSettings {
+    MemoryCacheSettings {
+        max_bytes: settings.cache.max_bytes,
+        largest_value_bytes: settings.http.max_value_bytes,
+        tombstone_ttl: settings.cache.tombstone_ttl,
+        negative_ttl: settings.cache.negative_ttl,
+        lease_ttl: settings.cache.lease_ttl,
+        lease_wait: settings.cache.lease_wait,
+        ..MemoryCacheSettings::default()
+    }
+}
+
+fn server_limits(settings: &Settings) -> ConnectionLimits {
+    let http = &settings.http;
+    ConnectionLimits {
+        max_connections: http.max_connections,
+        header_timeout: http.header_timeout,
+        idle_timeout: http.idle_timeout,
+        drain_timeout: http.drain_timeout,
+    }
+}

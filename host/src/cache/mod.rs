@@ -1,0 +1,127 @@
+//! The cache: a region's copy of the newest version of keys. This file is the
+//! contract; each backend is a file beside it.
+//!
+//! A backend MUST:
+//! - never let an entry go back to an older version, also not by way of an
+//!   entry that was evicted or a tombstone that has expired in between;
+//! - keep a delete as a tombstone for longer than any replay or stale fill
+//!   can take, and only then forget it;
+//! - hand out at most one lease per key at a time, revoke it when a change to
+//!   the key is applied, whatever the decision, and refuse a fill without it;
+//! - keep the feed position with the data, so that both are lost together, and
+//!   replace it only by compare-and-set: a hydrator that follows a feed from
+//!   before the cache was flushed or restored must not stamp its own, later,
+//!   position on a cache that has lost what led up to it;
+//! - stay within its memory bound.
+
+pub mod memory;
+pub mod versioned;
+
+#[cfg(test)]
+pub(crate) mod conformance;
+
+use async_trait::async_trait;
+
+use crate::feed::Position;
+use crate::model::{Key, Row, State, Version};
+
+/// The right to fill one key once.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Lease {
+    /// The key.
+    pub key: Key,
+    /// Which lease of that key.
+    pub token: u64,
+}
+
+/// What a lookup finds.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Lookup {
+    /// The state of the key as the cache has it. [`State::Absent`] is a
+    /// negative entry: the log was asked lately and had nothing.
+    Found(State),
+    /// Not in the cache, or older than asked for. Without a lease somebody
+    /// else is filling the key, or there are too many leases: read the log
+    /// and leave the cache alone.
+    Miss(Option<Lease>),
+}
+
+/// What to do with a row. Whatever is chosen, the cache keeps nothing older
+/// than the row afterwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// Keep it.
+    Store,
+    /// Keep it if the cache has an entry for the key.
+    Refresh,
+    /// Do not keep it.
+    Evict,
+}
+
+/// What an applied batch did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Applied {
+    /// Rows that the cache now holds.
+    pub stored: u64,
+    /// Rows that were older than what it had, or not to be kept.
+    pub skipped: u64,
+}
+
+/// Counters and sizes, for operators.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct CacheStats {
+    /// Entries, tombstones and negative entries included.
+    pub entries: u64,
+    /// Bytes accounted for.
+    pub bytes: u64,
+    /// The bound on `bytes`.
+    pub max_bytes: u64,
+    /// Entries given up to stay within the bound, since the start.
+    pub evictions: u64,
+}
+
+/// Why a cache did not do what it was asked.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CacheError {
+    /// It cannot be reached. Go to the log.
+    #[error("the cache cannot be reached: {0}")]
+    Unavailable(String),
+}
+
+/// See the head of this file.
+#[async_trait]
+pub trait Cache: Send + Sync {
+    /// A lookup that needs no waiting: `None` when only [`Cache::lookup`] can
+    /// tell. It spares a hit in process memory the cost of a future.
+    fn lookup_now(&self, key: &str, at_least: Option<Version>) -> Option<State>;
+
+    /// Looks a key up. While somebody else holds the lease it waits for the
+    /// fill, for a bounded time.
+    async fn lookup(&self, key: &Key, at_least: Option<Version>) -> Result<Lookup, CacheError>;
+
+    /// Fills a key with what the log said after the lease was given; that read
+    /// must reflect every row applied before the lease. `false`: the lease was
+    /// revoked or has expired, the cache has a newer version, or the value is
+    /// too big to be kept.
+    async fn fill(&self, lease: Lease, state: &State) -> Result<bool, CacheError>;
+
+    /// Gives a lease back unused.
+    fn release(&self, lease: Lease);
+
+    /// Applies rows, each with its decision, in one step.
+    ///
+    /// `rows` and `decisions` have the same length; a row without a decision is
+    /// evicted.
+    async fn apply(&self, rows: &[Row], decisions: &[Decision]) -> Result<Applied, CacheError>;
+
+    /// The saved feed position.
+    async fn position(&self) -> Result<Option<Position>, CacheError>;
+
+    /// Saves the feed position if the saved one is still `previous`. `false`:
+    /// it is not, because the cache was flushed, restored, or follows another
+    /// hydrator; start again from [`Cache::position`].
+    async fn save_position(&self, previous: Option<&Position>, position: &Position) -> Result<bool, CacheError>;
+
+    /// Counters and sizes.
+    fn stats(&self) -> CacheStats;
+}

@@ -1,0 +1,253 @@
+//! The settings of a host: every key with its meaning, its default and its
+//! bounds. `load` reads them from file, environment and flags; `check` refuses
+//! a whole configuration that cannot work, before any port is bound.
+//!
+//! Nothing here reads the process environment.
+
+mod check;
+mod load;
+mod print;
+mod units;
+
+pub use check::{InvalidSetting, MAX_COMPONENT_BYTES_CEILING, MAX_REGIONS, MIN_TOKEN_BYTES};
+pub use load::{ConfigError, Origin, Sources, env_name, load};
+pub use units::{RegionSetting, Secret};
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use units::{duration, size};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Declares a group of settings once: fields, defaults, and the same doc
+/// comments as text for `print`, so that the reference cannot fall behind.
+macro_rules! settings {
+    (
+        $(#[doc = $about:literal])+
+        $name:ident {
+            $(
+                $(#[doc = $doc:literal])+
+                $(#[serde($($serde:tt)*)])?
+                $key:ident: $type:ty = $default:expr,
+            )+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $(
+                $(#[doc = $doc])+
+                $(#[serde($($serde)*)])?
+                pub $key: $type,
+            )+
+        }
+
+        impl Default for $name {
+            fn default() -> $name {
+                $name { $($key: $default,)+ }
+            }
+        }
+
+        impl $name {
+            /// Each key with the lines of its documentation.
+            const DOCS: &[(&str, &[&str])] = &[
+                $((stringify!($key), &[$($doc),+]),)+
+            ];
+        }
+    };
+}
+
+settings! {
+    /// All settings of a host.
+    Settings {
+        /// The folder of the log and of the deployed handlers. Made when missing.
+        data: PathBuf = PathBuf::from("tidepool-data"),
+        /// The regions, each `name=address`; 1 to 16. A name is 1 to 63 of
+        /// `a`-`z`, `0`-`9` and `-`; port 0 takes any free port.
+        regions: Vec<RegionSetting> = default_regions(),
+        /// A folder to watch: a component `get.wasm`, `put.wasm`, `delete.wasm`
+        /// or `hydrate.wasm` that changes there is deployed to all regions.
+        /// Nothing is watched when it is not set.
+        watch: Option<PathBuf> = None,
+        /// The admin plane.
+        admin: Admin = Admin::default(),
+        /// The data plane.
+        http: Http = Http::default(),
+        /// The cache of each region.
+        cache: Cache = Cache::default(),
+        /// Appending to the log.
+        log: Log = Log::default(),
+        /// Following the log.
+        feed: Feed = Feed::default(),
+        /// Deploying and running components.
+        handlers: Handlers = Handlers::default(),
+        /// What one call of a component may use.
+        limits: Limits = Limits::default(),
+    }
+}
+
+settings! {
+    /// `[admin]`: the admin plane.
+    Admin {
+        /// Where it listens.
+        listen: SocketAddr = local(8090),
+        /// The bearer token it asks for, at least 16 bytes. Must be set when it
+        /// listens anywhere but on loopback. Never printed.
+        token: Option<Secret> = None,
+    }
+}
+
+settings! {
+    /// `[http]`: the data plane, for each region.
+    Http {
+        /// Largest value that a PUT may write; 1 B to 25 MiB.
+        #[serde(with = "size")]
+        max_value_bytes: usize = MIB,
+        /// Connections served at once; more wait to be accepted. 1 to 1000000.
+        max_connections: u32 = 4096,
+        /// How long a client may take to send the head of a request.
+        #[serde(with = "duration")]
+        header_timeout: Duration = Duration::from_secs(10),
+        /// How long a client may take to send the body of a request.
+        #[serde(with = "duration")]
+        body_timeout: Duration = Duration::from_secs(30),
+        /// How long a connection may stay open without a request.
+        #[serde(with = "duration")]
+        idle_timeout: Duration = Duration::from_secs(60),
+        /// How long requests in flight may take to finish when the host stops.
+        #[serde(with = "duration")]
+        drain_timeout: Duration = Duration::from_secs(10),
+    }
+}
+
+settings! {
+    /// `[cache]`: the cache of each region.
+    Cache {
+        /// Memory for entries; at least 64 KiB.
+        #[serde(with = "size")]
+        max_bytes: usize = 256 * MIB,
+        /// How long a deletion is remembered. Longer than `cache.lease_ttl`.
+        #[serde(with = "duration")]
+        tombstone_ttl: Duration = Duration::from_secs(600),
+        /// How long it is remembered that a key does not exist.
+        #[serde(with = "duration")]
+        negative_ttl: Duration = Duration::from_secs(5),
+        /// How long the reader that missed may take to fill the entry.
+        #[serde(with = "duration")]
+        lease_ttl: Duration = Duration::from_secs(2),
+        /// How long other readers of that key wait for the fill before they
+        /// read the log themselves.
+        #[serde(with = "duration")]
+        lease_wait: Duration = Duration::from_millis(100),
+    }
+}
+
+settings! {
+    /// `[log]`: appending to the log.
+    Log {
+        /// Writes that may wait for a commit; more are refused with 503.
+        max_queue: usize = 4096,
+        /// Writes in one commit.
+        max_batch: usize = 512,
+        /// Bytes of values in one commit.
+        #[serde(with = "size")]
+        max_batch_bytes: usize = 16 * MIB,
+    }
+}
+
+settings! {
+    /// `[feed]`: following the log.
+    Feed {
+        /// Rows that a hydrator takes at once.
+        batch_rows: usize = 1024,
+        /// Bytes of values that a hydrator takes at once.
+        #[serde(with = "size")]
+        batch_bytes: usize = 4 * MIB,
+        /// How often the feed declares a position resolved.
+        #[serde(with = "duration")]
+        resolved_interval: Duration = Duration::from_secs(1),
+        /// How far a region may be behind the log and still be ready.
+        #[serde(with = "duration")]
+        max_lag: Duration = Duration::from_secs(5),
+    }
+}
+
+settings! {
+    /// `[handlers]`: deploying and running components.
+    Handlers {
+        /// Largest component that may be deployed; up to 256 MiB.
+        #[serde(with = "size")]
+        max_component_bytes: usize = 64 * MIB,
+        /// Calls that run at once, for each region and operation.
+        concurrency: usize = 128,
+        /// Calls that may wait for their turn, for each region and operation;
+        /// more are refused with 503.
+        queue: usize = 1024,
+        /// How long a call may wait for its turn before it is refused with 503.
+        #[serde(with = "duration")]
+        queue_wait: Duration = Duration::from_secs(1),
+        /// Calls that one instance serves, give or take a random part; 1 makes
+        /// a fresh instance for every request.
+        instance_uses: u32 = 10_000,
+        /// Idle instances kept, for each region and operation.
+        idle_instances: usize = 16,
+        /// Revisions kept, for each region and operation; at least 2, so that
+        /// there is one to roll back to.
+        keep_revisions: usize = 100,
+    }
+}
+
+settings! {
+    /// `[limits]`: what one call of a component may use.
+    Limits {
+        /// Time on the processor.
+        #[serde(with = "duration")]
+        cpu: Duration = Duration::from_millis(250),
+        /// Time by the clock, waiting included; at least `limits.cpu`.
+        #[serde(with = "duration")]
+        wall: Duration = Duration::from_secs(5),
+        /// Memory of an instance; at least 4 times `http.max_value_bytes` and
+        /// 8 MiB more, because a component may hold copies of a value.
+        #[serde(with = "size")]
+        memory_bytes: usize = 128 * MIB,
+        /// Elements in the tables of an instance.
+        table_elements: usize = 100_000,
+        /// Stack; 64 KiB to 16 MiB.
+        #[serde(with = "size")]
+        stack_bytes: usize = 512 * KIB,
+        /// Calls of the host's functions.
+        host_calls: u64 = 10_000,
+        /// Bytes passed between component and host; at least
+        /// `http.max_value_bytes`.
+        #[serde(with = "size")]
+        host_bytes: usize = 256 * MIB,
+        /// Bytes of the answer; at least `http.max_value_bytes`.
+        #[serde(with = "size")]
+        response_bytes: usize = 32 * MIB,
+    }
+}
+
+/// An address on loopback.
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+fn default_regions() -> Vec<RegionSetting> {
+    [
+        ("us-east-1", 8080),
+        ("us-west-1", 8081),
+        ("eu-west-1", 8082),
+    ]
+    .into_iter()
+    .map(|(name, port)| RegionSetting {
+        name: name.to_owned(),
+        listen: local(port),
+    })
+    .collect()
+}

@@ -1,0 +1,460 @@
+//! Whether a whole configuration can work. Pure: it looks at the settings and
+//! at nothing else.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::units::size;
+use super::{Admin, Cache, Feed, Handlers, Http, KIB, Limits, Log, MIB, RegionSetting, Settings};
+use crate::model::MAX_VALUE_BYTES_CEILING;
+
+/// Most regions in one process.
+pub const MAX_REGIONS: usize = 16;
+
+/// Longest name of a region (as of a DNS label, RFC 1035).
+pub const MAX_REGION_NAME_BYTES: usize = 63;
+
+/// Shortest admin token, in bytes: 128 bits, when it is random.
+pub const MIN_TOKEN_BYTES: usize = 16;
+
+/// Largest component that a configuration may allow, in bytes.
+pub const MAX_COMPONENT_BYTES_CEILING: usize = 256 * MIB;
+
+/// Longest duration that a setting may have: a day.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Most of anything that is counted: connections, rows, instances, calls.
+const MOST: usize = 1_000_000;
+
+/// Largest of anything that is measured in bytes: 1 TiB.
+const LARGEST: usize = 1024 * 1024 * MIB;
+
+/// A setting that cannot work.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("setting {key} = {value}: {advice}")]
+pub struct InvalidSetting {
+    /// The key, as in the file.
+    pub key: &'static str,
+    /// Its value as text; never a secret.
+    pub value: String,
+    /// What to do.
+    pub advice: String,
+}
+
+type Checked = Result<(), InvalidSetting>;
+
+fn invalid(key: &'static str, value: impl Display, advice: impl Into<String>) -> InvalidSetting {
+    InvalidSetting {
+        key,
+        value: value.to_string(),
+        advice: advice.into(),
+    }
+}
+
+impl Settings {
+    /// Refuses a configuration that cannot work: the first setting that is out
+    /// of its bounds or does not fit the others.
+    pub fn check(&self) -> Checked {
+        if self.data.as_os_str().is_empty() {
+            return Err(invalid("data", "\"\"", "name a folder"));
+        }
+        if self
+            .watch
+            .as_ref()
+            .is_some_and(|folder| folder.as_os_str().is_empty())
+        {
+            return Err(invalid(
+                "watch",
+                "\"\"",
+                "name a folder, or leave it out to watch none",
+            ));
+        }
+        check_regions(&self.regions)?;
+        check_admin(&self.admin)?;
+        check_http(&self.http)?;
+        check_cache(&self.cache)?;
+        check_log(&self.log)?;
+        check_feed(&self.feed)?;
+        check_handlers(&self.handlers)?;
+        check_limits(&self.limits, self.http.max_value_bytes)
+    }
+}
+
+fn check_regions(regions: &[RegionSetting]) -> Checked {
+    let all = || {
+        regions
+            .iter()
+            .map(RegionSetting::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    if regions.is_empty() || regions.len() > MAX_REGIONS {
+        return Err(invalid(
+            "regions",
+            all(),
+            format!("list 1 to {MAX_REGIONS} regions"),
+        ));
+    }
+    for (place, region) in regions.iter().enumerate() {
+        let well_named = (1..=MAX_REGION_NAME_BYTES).contains(&region.name.len())
+            && region
+                .name
+                .bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        if !well_named {
+            let advice = format!("name it with 1 to {MAX_REGION_NAME_BYTES} of a-z, 0-9 and -");
+            return Err(invalid("regions", region, advice));
+        }
+        let before = &regions[..place];
+        if before.iter().any(|other| other.name == region.name) {
+            return Err(invalid(
+                "regions",
+                region,
+                "give every region a name of its own",
+            ));
+        }
+        let taken =
+            |other: &RegionSetting| other.listen.port() != 0 && other.listen == region.listen;
+        if before.iter().any(taken) {
+            return Err(invalid(
+                "regions",
+                region,
+                "give every region an address of its own",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_admin(admin: &Admin) -> Checked {
+    match &admin.token {
+        Some(token) if token.expose().len() < MIN_TOKEN_BYTES => {
+            let advice = format!(
+                "use at least {MIN_TOKEN_BYTES} bytes, for example from `openssl rand -hex 16`"
+            );
+            Err(invalid("admin.token", "(hidden)", advice))
+        }
+        Some(token) if !token.expose().bytes().all(|b| b.is_ascii_graphic()) => Err(invalid(
+            "admin.token",
+            "(hidden)",
+            "use visible ASCII characters without spaces",
+        )),
+        None if !admin.listen.ip().is_loopback() => {
+            let advice = "set admin.token (TIDEPOOL_ADMIN_TOKEN), or listen on 127.0.0.1: whoever reaches the admin plane can replace handlers";
+            Err(invalid("admin.listen", admin.listen, advice))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_http(http: &Http) -> Checked {
+    bytes(
+        "http.max_value_bytes",
+        http.max_value_bytes,
+        1,
+        MAX_VALUE_BYTES_CEILING,
+    )?;
+    count("http.max_connections", http.max_connections as usize, 1)?;
+    time("http.header_timeout", http.header_timeout)?;
+    time("http.body_timeout", http.body_timeout)?;
+    time("http.idle_timeout", http.idle_timeout)?;
+    time("http.drain_timeout", http.drain_timeout)
+}
+
+fn check_cache(cache: &Cache) -> Checked {
+    bytes("cache.max_bytes", cache.max_bytes, 64 * KIB, LARGEST)?;
+    time("cache.negative_ttl", cache.negative_ttl)?;
+    time("cache.lease_ttl", cache.lease_ttl)?;
+    time("cache.lease_wait", cache.lease_wait)?;
+    time("cache.tombstone_ttl", cache.tombstone_ttl)?;
+    if cache.tombstone_ttl <= cache.lease_ttl {
+        let advice =
+            "make it longer than cache.lease_ttl, or a late fill could bring a deleted key back";
+        return Err(invalid(
+            "cache.tombstone_ttl",
+            humantime::format_duration(cache.tombstone_ttl),
+            advice,
+        ));
+    }
+    Ok(())
+}
+
+fn check_log(log: &Log) -> Checked {
+    count("log.max_queue", log.max_queue, 1)?;
+    count("log.max_batch", log.max_batch, 1)?;
+    bytes("log.max_batch_bytes", log.max_batch_bytes, 1, LARGEST)
+}
+
+fn check_feed(feed: &Feed) -> Checked {
+    count("feed.batch_rows", feed.batch_rows, 1)?;
+    bytes("feed.batch_bytes", feed.batch_bytes, 1, LARGEST)?;
+    time("feed.resolved_interval", feed.resolved_interval)?;
+    time("feed.max_lag", feed.max_lag)
+}
+
+fn check_handlers(handlers: &Handlers) -> Checked {
+    bytes(
+        "handlers.max_component_bytes",
+        handlers.max_component_bytes,
+        1,
+        MAX_COMPONENT_BYTES_CEILING,
+    )?;
+    count("handlers.concurrency", handlers.concurrency, 1)?;
+    count("handlers.queue", handlers.queue, 0)?;
+    time("handlers.queue_wait", handlers.queue_wait)?;
+    if handlers.instance_uses == 0 {
+        return Err(invalid(
+            "handlers.instance_uses",
+            0,
+            "use 1 for a fresh instance for every request, or more",
+        ));
+    }
+    count("handlers.idle_instances", handlers.idle_instances, 0)?;
+    count("handlers.keep_revisions", handlers.keep_revisions, 2)
+}
+
+fn check_limits(limits: &Limits, max_value: usize) -> Checked {
+    time("limits.cpu", limits.cpu)?;
+    time("limits.wall", limits.wall)?;
+    if limits.wall < limits.cpu {
+        let advice = format!(
+            "make it at least limits.cpu ({})",
+            humantime::format_duration(limits.cpu)
+        );
+        return Err(invalid(
+            "limits.wall",
+            humantime::format_duration(limits.wall),
+            advice,
+        ));
+    }
+    let memory = 4 * max_value + 8 * MIB;
+    bytes("limits.memory_bytes", limits.memory_bytes, 1, 4096 * MIB)?;
+    if limits.memory_bytes < memory {
+        let advice = format!(
+            "make it at least {}: 4 times http.max_value_bytes and 8 MiB more",
+            size::text(memory)
+        );
+        return Err(invalid(
+            "limits.memory_bytes",
+            size::text(limits.memory_bytes),
+            advice,
+        ));
+    }
+    count("limits.table_elements", limits.table_elements, 1)?;
+    bytes("limits.stack_bytes", limits.stack_bytes, 64 * KIB, 16 * MIB)?;
+    if limits.host_calls == 0 {
+        return Err(invalid(
+            "limits.host_calls",
+            0,
+            "make it at least 1; a handler cannot answer without a call",
+        ));
+    }
+    bytes("limits.host_bytes", limits.host_bytes, max_value, LARGEST)?;
+    bytes(
+        "limits.response_bytes",
+        limits.response_bytes,
+        max_value,
+        LARGEST,
+    )
+}
+
+fn bytes(key: &'static str, value: usize, least: usize, most: usize) -> Checked {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    let advice = format!("use {} to {}", size::text(least), size::text(most));
+    Err(invalid(key, size::text(value), advice))
+}
+
+fn count(key: &'static str, value: usize, least: usize) -> Checked {
+    if (least..=MOST).contains(&value) {
+        return Ok(());
+    }
+    Err(invalid(key, value, format!("use {least} to {MOST}")))
+}
+
+/// A wait of nothing would fail everything, and one without end is no bound.
+fn time(key: &'static str, value: Duration) -> Checked {
+    if (Duration::from_millis(1)..=LONGEST).contains(&value) {
+        return Ok(());
+    }
+    Err(invalid(
+        key,
+        humantime::format_duration(value),
+        "use 1ms to 1day",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Secret;
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut Settings)) -> InvalidSetting {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        settings.check().unwrap_err()
+    }
+
+    fn accepted(change: impl FnOnce(&mut Settings)) {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        settings.check().unwrap();
+    }
+
+    fn region(name: &str, port: u16) -> RegionSetting {
+        RegionSetting {
+            name: name.to_owned(),
+            listen: super::super::local(port),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_accepted() {
+        accepted(|_| {});
+    }
+
+    #[test]
+    fn a_value_has_1_byte_to_25_mib() {
+        let with = |bytes, memory| {
+            move |s: &mut Settings| {
+                s.http.max_value_bytes = bytes;
+                s.limits.memory_bytes = memory;
+            }
+        };
+        accepted(with(1, 128 * MIB));
+        accepted(with(25 * MIB, 128 * MIB));
+        assert_eq!(refused(with(0, 128 * MIB)).key, "http.max_value_bytes");
+        let error = refused(with(25 * MIB + 1, 256 * MIB)).to_string();
+        assert_eq!(
+            error,
+            "setting http.max_value_bytes = 26214401 B: use 1 B to 25 MiB"
+        );
+    }
+
+    #[test]
+    fn memory_has_room_for_four_values_and_8_mib() {
+        let with = |memory| {
+            move |s: &mut Settings| {
+                s.http.max_value_bytes = 10 * MIB;
+                s.limits.memory_bytes = memory;
+            }
+        };
+        accepted(with(48 * MIB));
+        let error = refused(with(48 * MIB - 1));
+        assert_eq!(error.key, "limits.memory_bytes");
+        assert!(error.advice.contains("48 MiB"), "{error}");
+    }
+
+    #[test]
+    fn regions_are_1_to_16_well_named_and_distinct() {
+        let numbered = |n| {
+            move |s: &mut Settings| {
+                s.regions = (0..n).map(|i| region(&format!("r{i}"), 0)).collect()
+            }
+        };
+        accepted(numbered(1));
+        accepted(numbered(MAX_REGIONS));
+        assert_eq!(refused(numbered(0)).key, "regions");
+        assert_eq!(refused(numbered(MAX_REGIONS + 1)).key, "regions");
+        accepted(|s| s.regions = vec![region(&"r".repeat(63), 0)]);
+        for name in ["", "US", "a_b", "a b", "é", &"r".repeat(64)] {
+            let error = refused(|s| s.regions = vec![region(name, 0)]);
+            assert!(error.advice.contains("a-z"), "{error}");
+        }
+        assert!(
+            refused(|s| s.regions = vec![region("a", 1), region("a", 2)])
+                .advice
+                .contains("name")
+        );
+        assert!(
+            refused(|s| s.regions = vec![region("a", 1), region("b", 1)])
+                .advice
+                .contains("address")
+        );
+    }
+
+    #[test]
+    fn a_token_is_asked_for_off_loopback_and_never_shown() {
+        let open = |s: &mut Settings| s.admin.listen = ([0, 0, 0, 0], 8090).into();
+        let error = refused(open);
+        assert_eq!(
+            (error.key, error.value.as_str()),
+            ("admin.listen", "0.0.0.0:8090")
+        );
+        accepted(|s| {
+            open(s);
+            s.admin.token = Some(Secret::new("0123456789abcdef"));
+        });
+        let error = refused(|s| s.admin.token = Some(Secret::new("0123456789abcde")));
+        assert!(!error.to_string().contains("0123"), "{error}");
+        assert_eq!(
+            refused(|s| s.admin.token = Some(Secret::new("0123456789 abcdef"))).key,
+            "admin.token"
+        );
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        let error = refused(|s| s.cache.lease_ttl = s.cache.tombstone_ttl);
+        assert_eq!(error.key, "cache.tombstone_ttl");
+        let error = refused(|s| s.limits.wall = s.limits.cpu - Duration::from_millis(1));
+        assert_eq!(error.key, "limits.wall");
+        accepted(|s| s.limits.wall = s.limits.cpu);
+        assert_eq!(
+            refused(|s| s.limits.response_bytes = MIB - 1).key,
+            "limits.response_bytes"
+        );
+        assert_eq!(
+            refused(|s| s.limits.host_bytes = MIB - 1).key,
+            "limits.host_bytes"
+        );
+    }
+
+    #[test]
+    fn counts_and_times_have_both_ends() {
+        accepted(|s| s.http.max_connections = 1_000_000);
+        assert_eq!(
+            refused(|s| s.http.max_connections = 1_000_001).key,
+            "http.max_connections"
+        );
+        assert_eq!(
+            refused(|s| s.http.max_connections = 0).key,
+            "http.max_connections"
+        );
+        accepted(|s| s.handlers.queue = 0);
+        accepted(|s| s.handlers.keep_revisions = 2);
+        assert_eq!(
+            refused(|s| s.handlers.keep_revisions = 1).key,
+            "handlers.keep_revisions"
+        );
+        accepted(|s| s.handlers.instance_uses = 1);
+        assert_eq!(
+            refused(|s| s.handlers.instance_uses = 0).key,
+            "handlers.instance_uses"
+        );
+        accepted(|s| s.http.drain_timeout = LONGEST);
+        assert_eq!(
+            refused(|s| s.http.drain_timeout = LONGEST * 2).key,
+            "http.drain_timeout"
+        );
+        assert_eq!(refused(|s| s.limits.cpu = Duration::ZERO).key, "limits.cpu");
+        accepted(|s| s.limits.stack_bytes = 64 * KIB);
+        assert_eq!(
+            refused(|s| s.limits.stack_bytes = 64 * KIB - 1).key,
+            "limits.stack_bytes"
+        );
+        assert_eq!(
+            refused(|s| s.limits.stack_bytes = 16 * MIB + 1).key,
+            "limits.stack_bytes"
+        );
+        assert_eq!(
+            refused(|s| s.handlers.max_component_bytes = MAX_COMPONENT_BYTES_CEILING + 1).key,
+            "handlers.max_component_bytes"
+        );
+        assert_eq!(
+            refused(|s| s.cache.max_bytes = 64 * KIB - 1).key,
+            "cache.max_bytes"
+        );
+    }
+}

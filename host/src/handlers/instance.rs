@@ -1,0 +1,230 @@
+//! One instance of a component: its store and its `handle`, and how a call
+//! into it is driven within its deadlines.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+use wasmtime::component::{InstancePre, Resource, TypedFunc};
+use wasmtime::{Store, UpdateDeadline};
+
+use super::answer::{self, Answer, BadAnswer};
+use super::engine::{ServingEngine, TICK};
+use super::error::CallError;
+use crate::cache::Decision;
+use crate::model::{Operation, Row};
+use crate::wit_host::bindings::tidepool::kv::types::Failure;
+use crate::wit_host::context::{Backends, CallBounds, Context, CpuMeter, Exceeded, Incoming, Subject};
+use crate::wit_host::feed;
+use crate::wit_host::wasi::HandlerOutput;
+use crate::wit_host::worlds::{
+    EXPORT, HydrateParams, HydrateResult, Request, RequestParams, RequestResult,
+};
+
+/// What the host lets an answer exceed `limits.response_bytes` by before the
+/// copy out of the component is refused: headers and the like.
+const RESPONSE_SLACK_BYTES: usize = 1 << 20;
+
+enum Handle {
+    Request(TypedFunc<RequestParams, RequestResult>),
+    Hydrate(TypedFunc<HydrateParams, HydrateResult>),
+}
+
+/// An instance. It serves one call at a time.
+pub struct Instance {
+    store: Store<Context>,
+    handle: Handle,
+    engine: ServingEngine,
+    meter: Arc<CpuMeter>,
+    /// Calls until it is replaced.
+    uses_left: u32,
+}
+
+impl Instance {
+    /// Makes an instance for `uses` calls.
+    ///
+    /// # Errors
+    ///
+    /// There is no room, the component traps while it starts or takes longer
+    /// than `limits.wall`, or its `handle` has another signature.
+    pub async fn new(
+        engine: &ServingEngine,
+        pre: &InstancePre<Context>,
+        operation: Operation,
+        output: HandlerOutput,
+        uses: u32,
+    ) -> Result<Instance, CallError> {
+        let limits = Arc::clone(engine.limits());
+        let context = Context::new(CallBounds::of(&limits), output);
+        let meter = Arc::clone(context.meter());
+        let mut store = Store::new(engine.engine(), context);
+        store.limiter(|context| context);
+        store.set_hostcall_fuel(limits.response_bytes.saturating_add(RESPONSE_SLACK_BYTES));
+        // A language's runtime may take its time to start, so here the bound
+        // on processor time is the wall deadline too.
+        bound_processor_time(&mut store, engine, limits.wall.as_millis());
+        meter.reset(engine.now());
+        let made = {
+            let making = Metered { call: pin!(pre.instantiate_async(&mut store)), meter: &meter, engine };
+            tokio::time::timeout(limits.wall, making).await
+        };
+        let instance = match made {
+            Ok(Ok(instance)) => instance,
+            Ok(Err(error)) => {
+                let error = match CallError::from_wasmtime(&error, &limits, store.data().growth_refused()) {
+                    CallError::Trap { summary, .. } if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() => {
+                        CallError::Instantiate(summary)
+                    }
+                    other => other,
+                };
+                return Err(error);
+            }
+            Err(_) => return Err(CallError::WallDeadline(limits.wall.as_millis())),
+        };
+        let handle = match operation {
+            Operation::Get | Operation::Put | Operation::Delete => {
+                instance.get_typed_func(&mut store, EXPORT).map(Handle::Request)
+            }
+            Operation::Hydrate => instance.get_typed_func(&mut store, EXPORT).map(Handle::Hydrate),
+        };
+        let handle = handle.map_err(|error| CallError::Instantiate(format!("{error:#}")))?;
+        bound_processor_time(&mut store, engine, limits.cpu.as_millis());
+        Ok(Instance { store, handle, engine: engine.clone(), meter, uses_left: uses })
+    }
+
+    /// Calls `handle` of a `get`, `put` or `delete` component.
+    ///
+    /// # Errors
+    ///
+    /// The inner one is the component's own answer. After an outer one the
+    /// instance must not be used again.
+    pub async fn request(
+        &mut self,
+        backends: Arc<Backends>,
+        request: Request,
+        incoming: Box<Incoming>,
+    ) -> Result<Result<Answer, Failure>, CallError> {
+        self.begin(backends, Subject::Request(incoming));
+        let Handle::Request(handle) = &self.handle else {
+            return Err(CallError::Instantiate("a hydrate component cannot answer requests".into()));
+        };
+        let call = handle.call_async(&mut self.store, (request, Resource::new_borrow(0)));
+        let result = drive(call, &self.meter, &self.engine).await;
+        let (result,) = self.settle(result)?;
+        let limits = self.engine.limits();
+        let checked = match result {
+            Ok(response) => answer::check(response, self.store.data_mut(), limits.response_bytes).map(Ok)?,
+            Err(failure) => Err(failure),
+        };
+        self.store.data_mut().end();
+        Ok(checked)
+    }
+
+    /// Calls `handle` of a `hydrate` component.
+    ///
+    /// # Errors
+    ///
+    /// As [`Instance::request`].
+    pub async fn decide(
+        &mut self,
+        backends: Arc<Backends>,
+        rows: &Arc<[Row]>,
+    ) -> Result<Result<Vec<Decision>, Failure>, CallError> {
+        self.begin(backends, Subject::Batch(Arc::clone(rows)));
+        let Handle::Hydrate(handle) = &self.handle else {
+            return Err(CallError::Instantiate("only a hydrate component can decide about a batch".into()));
+        };
+        let changes = rows.iter().map(feed::change).collect();
+        let call = handle.call_async(&mut self.store, (changes, Resource::new_borrow(0)));
+        let result = drive(call, &self.meter, &self.engine).await;
+        let (result,) = self.settle(result)?;
+        self.store.data_mut().end();
+        match result {
+            Ok(decisions) if decisions.len() != rows.len() => {
+                Err(BadAnswer::Decisions(decisions.len(), rows.len()).into())
+            }
+            Ok(decisions) => Ok(Ok(decisions.into_iter().map(feed::decision).collect())),
+            Err(failure) => Ok(Err(failure)),
+        }
+    }
+
+    fn begin(&mut self, backends: Arc<Backends>, subject: Subject) {
+        self.store.data_mut().begin(backends, subject);
+        self.store.set_epoch_deadline(1);
+    }
+
+    fn settle<R>(&self, result: Driven<R>) -> Result<R, CallError> {
+        let limits = self.engine.limits();
+        match result {
+            Driven::Done(Ok(result)) => Ok(result),
+            Driven::Done(Err(error)) => {
+                Err(CallError::from_wasmtime(&error, limits, self.store.data().growth_refused()))
+            }
+            Driven::TimedOut => Err(CallError::WallDeadline(limits.wall.as_millis())),
+        }
+    }
+
+    /// Counts a use; `true` when the instance may serve again. One whose
+    /// memory has grown far is let go, since linear memory never shrinks.
+    pub fn reusable(&mut self) -> bool {
+        self.uses_left = self.uses_left.saturating_sub(1);
+        self.uses_left > 0 && self.store.data().memory_bytes() <= self.engine.limits().memory_bytes / 2
+    }
+}
+
+enum Driven<R> {
+    Done(wasmtime::Result<R>),
+    TimedOut,
+}
+
+/// Drives a call. Most end in their first poll, before a timer is needed.
+async fn drive<R>(
+    call: impl Future<Output = wasmtime::Result<R>>,
+    meter: &CpuMeter,
+    engine: &ServingEngine,
+) -> Driven<R> {
+    meter.reset(engine.now());
+    let mut call = Metered { call: pin!(call), meter, engine };
+    let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut call).poll(cx))).await;
+    if let Poll::Ready(result) = first {
+        return Driven::Done(result);
+    }
+    match tokio::time::timeout(engine.limits().wall, call).await {
+        Ok(result) => Driven::Done(result),
+        Err(_) => Driven::TimedOut,
+    }
+}
+
+/// Tells the meter when a call runs and when it waits.
+struct Metered<'a, F> {
+    call: Pin<&'a mut F>,
+    meter: &'a CpuMeter,
+    engine: &'a ServingEngine,
+}
+
+impl<F: Future> Future for Metered<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<F::Output> {
+        self.meter.resume(self.engine.now());
+        let result = self.call.as_mut().poll(cx);
+        self.meter.pause(self.engine.now());
+        result
+    }
+}
+
+/// Ends a call whose meter passes the bound; until then it lets others run
+/// once per tick.
+fn bound_processor_time(store: &mut Store<Context>, engine: &ServingEngine, bound_ms: u128) {
+    let ticks = engine.clone();
+    let bound = u64::try_from(bound_ms.div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
+    store.epoch_deadline_callback(move |context| {
+        if context.data().meter().ticks(ticks.now()) > bound {
+            let bound_ms = u64::try_from(bound_ms).unwrap_or(u64::MAX);
+            return Err(Exceeded::Cpu(bound_ms).into());
+        }
+        Ok(UpdateDeadline::Yield(1))
+    });
+    store.set_epoch_deadline(1);
+}

@@ -1,0 +1,223 @@
+//! A revision at work: one component in one slot, its idle instances and its
+//! counters. A request holds an `Arc` of the revision that it started with;
+//! when the last goes after a swap, so does everything here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::answer::Answer;
+use super::engine::ServingEngine;
+use super::error::CallError;
+use super::instance::Instance;
+use super::load::Loaded;
+use super::slot::Slot;
+use crate::cache::Decision;
+use crate::clock::{Clock, Entropy};
+use crate::model::{Operation, Row};
+use crate::wit_host::bindings::tidepool::kv::types::Failure;
+use crate::wit_host::context::{Backends, Incoming};
+use crate::wit_host::wasi::HandlerOutput;
+use crate::wit_host::worlds::Request;
+
+/// Failures of one revision that are logged in full per second.
+const LOGGED_FAILURES_PER_SECOND: u64 = 5;
+
+/// What names a revision.
+#[derive(Clone, Debug)]
+pub struct RevisionInfo {
+    /// The region.
+    pub region: Arc<str>,
+    /// The operation.
+    pub operation: Operation,
+    /// Number, counted per region and operation from 1.
+    pub number: u64,
+    /// When it was deployed, microseconds since the Unix epoch.
+    pub deployed_at: i64,
+    /// Who deployed it.
+    pub deployed_by: String,
+    /// What else there is to say of it; empty mostly.
+    pub note: String,
+}
+
+/// See the head of this file.
+pub struct Revision {
+    info: RevisionInfo,
+    loaded: Arc<Loaded>,
+    slot: Arc<Slot>,
+    engine: ServingEngine,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    /// Last in, first out: the instance that ran last is the one in the
+    /// processor's caches.
+    idle: Mutex<Vec<Instance>>,
+    calls: AtomicU64,
+    failures: AtomicU64,
+    log_second: AtomicI64,
+    logged: AtomicU64,
+}
+
+impl Revision {
+    /// A revision with no instance yet.
+    pub fn new(
+        info: RevisionInfo,
+        loaded: Arc<Loaded>,
+        slot: Arc<Slot>,
+        engine: ServingEngine,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Revision {
+        Revision {
+            info,
+            loaded,
+            slot,
+            engine,
+            clock,
+            entropy,
+            idle: Mutex::default(),
+            calls: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            log_second: AtomicI64::new(0),
+            logged: AtomicU64::new(0),
+        }
+    }
+
+    /// What names it.
+    pub fn info(&self) -> &RevisionInfo {
+        &self.info
+    }
+
+    /// Its component.
+    pub fn loaded(&self) -> &Arc<Loaded> {
+        &self.loaded
+    }
+
+    /// Calls so far, and how many of them failed through the component.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.calls.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
+    }
+
+    /// Answers a request.
+    ///
+    /// # Errors
+    ///
+    /// The inner one is the component's own answer.
+    pub async fn request(
+        &self,
+        backends: &Arc<Backends>,
+        request: Request,
+        incoming: Box<Incoming>,
+    ) -> Result<Result<Answer, Failure>, CallError> {
+        let _permit = self.slot.enter().await?;
+        let mut instance = self.instance().await?;
+        let result = instance.request(Arc::clone(backends), request, incoming).await;
+        self.finish(instance, result)
+    }
+
+    /// Decides about a batch.
+    ///
+    /// # Errors
+    ///
+    /// The inner one is the component's own answer.
+    pub async fn decide(
+        &self,
+        backends: &Arc<Backends>,
+        rows: &Arc<[Row]>,
+    ) -> Result<Result<Vec<Decision>, Failure>, CallError> {
+        let _permit = self.slot.enter().await?;
+        let mut instance = self.instance().await?;
+        let result = instance.decide(Arc::clone(backends), rows).await;
+        self.finish(instance, result)
+    }
+
+    async fn instance(&self) -> Result<Instance, CallError> {
+        let idle = self.idle.lock().pop();
+        match idle {
+            Some(instance) => Ok(instance),
+            None => {
+                let made =
+                    Instance::new(&self.engine, &self.loaded.pre, self.info.operation, self.output(), self.uses());
+                made.await.inspect_err(|error| self.failed(error))
+            }
+        }
+    }
+
+    /// Keeps the instance for the next call. After an error of the call it is
+    /// dropped: what it left behind cannot be trusted.
+    fn finish<T>(&self, mut instance: Instance, result: Result<T, CallError>) -> Result<T, CallError> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        match result {
+            Ok(value) => {
+                if instance.reusable() {
+                    let mut idle = self.idle.lock();
+                    if idle.len() < self.slot.settings().idle_instances {
+                        idle.push(instance);
+                    }
+                }
+                Ok(value)
+            }
+            Err(error) => {
+                self.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Calls that the next instance serves: half to all of the setting.
+    fn uses(&self) -> u32 {
+        let all = self.slot.settings().instance_uses.max(1);
+        let half = all.div_ceil(2);
+        let spread = u64::from(all - half) + 1;
+        half + u32::try_from(self.entropy.next_u64() % spread).unwrap_or(0)
+    }
+
+    /// Printed lines become log lines.
+    fn output(&self) -> HandlerOutput {
+        let RevisionInfo { region, operation, number, .. } = self.info.clone();
+        HandlerOutput::new(move |line| {
+            tracing::info!(target: "handler", region = &*region, %operation, revision = number, "{line}");
+        })
+    }
+
+    fn failed(&self, error: &CallError) {
+        if !error.is_the_components() {
+            return;
+        }
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let second = self.clock.now_micros() / 1_000_000;
+        if self.log_second.swap(second, Ordering::Relaxed) != second {
+            self.logged.store(0, Ordering::Relaxed);
+        }
+        // One that fails every call would fill a disk; the counter has them all.
+        let logged = self.logged.fetch_add(1, Ordering::Relaxed);
+        if logged < LOGGED_FAILURES_PER_SECOND {
+            tracing::error!(
+                region = &*self.info.region,
+                operation = %self.info.operation,
+                revision = self.info.number,
+                digest = %self.loaded.digest,
+                "the handler failed: {}", error.log_text()
+            );
+        } else if logged == LOGGED_FAILURES_PER_SECOND {
+            tracing::error!(
+                region = &*self.info.region,
+                operation = %self.info.operation,
+                revision = self.info.number,
+                "the handler keeps failing; no more is logged in this second"
+            );
+        }
+    }
+}
+
+impl Drop for Revision {
+    fn drop(&mut self) {
+        tracing::info!(
+            region = &*self.info.region,
+            operation = %self.info.operation,
+            revision = self.info.number,
+            calls = self.calls.load(Ordering::Relaxed),
+            "revision drained and dropped"
+        );
+    }
+}

@@ -1,0 +1,230 @@
+//! The data plane of one region: from a routed request through the slot's
+//! revision to an answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Request, StatusCode};
+use hyper::body::Incoming as HttpBody;
+
+use super::body::read_body;
+use super::envelope::envelope;
+use super::region::Region;
+use super::respond::{self, Kind, Problem};
+use super::route::{self, KvRequest, Route};
+use crate::config::Settings;
+use crate::handlers::answer::{Answer, AnswerBody};
+use crate::handlers::error::CallError;
+use crate::handlers::registry::Registry;
+use crate::handlers::revision::Revision;
+use crate::model::{Condition, Consistency, Operation, Tags, Version};
+use crate::wit_host::bindings::tidepool::kv::types::{self as wit, CacheStatus, Failure};
+use crate::wit_host::context::Incoming;
+use crate::wit_host::worlds;
+
+const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// Bytes of JSON around a value, on top of twice its length.
+const ENVELOPE_SLACK_BYTES: usize = 64 << 10;
+
+/// The data plane of a region. Cheap to clone.
+#[derive(Clone)]
+pub struct DataPlane(Arc<Inner>);
+
+struct Inner {
+    region: Arc<Region>,
+    registry: Arc<Registry>,
+    max_body_bytes: usize,
+    body_timeout: Duration,
+}
+
+impl DataPlane {
+    /// The data plane of `region`.
+    pub fn new(region: Arc<Region>, registry: Arc<Registry>, settings: &Settings) -> DataPlane {
+        DataPlane(Arc::new(Inner {
+            region,
+            registry,
+            max_body_bytes: max_body_bytes(settings.http.max_value_bytes),
+            body_timeout: settings.http.body_timeout,
+        }))
+    }
+
+    /// Answers a request.
+    pub async fn serve(&self, request: Request<HttpBody>) -> respond::Answer {
+        let (parts, body) = request.into_parts();
+        match route::parse(&parts.method, &parts.uri, &parts.headers) {
+            Ok(Route::Kv(kv)) => self.key(kv, parts, body).await,
+            Ok(Route::Healthz) => probe(StatusCode::OK, &serde_json::json!({"status": "alive"})),
+            Ok(Route::Readyz) => {
+                let report = self.0.region.report();
+                probe(if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &report)
+            }
+            Err(error) => Problem::from(error).into_answer(),
+        }
+    }
+
+    async fn key(&self, kv: KvRequest, parts: Parts, body: HttpBody) -> respond::Answer {
+        let head = kv.head;
+        let answer = match kv.operation {
+            Operation::Get => self.0.call(kv, parts, Bytes::new()).await,
+            Operation::Put | Operation::Delete | Operation::Hydrate => self.write(kv, parts, body).await,
+        };
+        if head { respond::without_body(answer) } else { answer }
+    }
+
+    /// Writes run to their end in a task of their own: a client that hangs up
+    /// cannot cut one between its steps.
+    async fn write(&self, kv: KvRequest, parts: Parts, body: HttpBody) -> respond::Answer {
+        let body = match read_body(body, self.0.max_body_bytes, self.0.body_timeout).await {
+            Ok(body) => body,
+            Err(error) => return Problem::from(error).into_answer(),
+        };
+        let inner = Arc::clone(&self.0);
+        let writing = tokio::spawn(async move { inner.call(kv, parts, body).await });
+        writing.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a write panicked");
+            let detail = "the host failed in the middle of the write; read the key to see whether it happened";
+            Problem::new(Kind::OutcomeUnknown, detail).into_answer()
+        })
+    }
+}
+
+impl Inner {
+    async fn call(&self, kv: KvRequest, parts: Parts, body: Bytes) -> respond::Answer {
+        let revision = self.registry.current(self.region.index, kv.operation);
+        let key = kv.key.clone();
+        let request = request(kv);
+        let incoming = Box::new(Incoming { parts, body });
+        match revision.request(&self.region.backends, request, incoming).await {
+            Ok(Ok(answer)) => answered(answer, key.as_str()),
+            Ok(Err(failure)) => failed(failure).into_answer(),
+            Err(error) => broken(&error, &revision).into_answer(),
+        }
+    }
+}
+
+/// The largest body of a PUT: a value in its JSON envelope, where every byte
+/// may need an escape of two. Longer escapes are better sent as base64 or raw.
+pub fn max_body_bytes(max_value_bytes: usize) -> usize {
+    max_value_bytes.saturating_mul(2).saturating_add(ENVELOPE_SLACK_BYTES)
+}
+
+fn probe(status: StatusCode, document: &impl serde::Serialize) -> respond::Answer {
+    respond::json(status, document)
+}
+
+/// A routed request as components see it.
+fn request(kv: KvRequest) -> worlds::Request {
+    worlds::Request {
+        key: kv.key.into(),
+        method: match (kv.operation, kv.head) {
+            (Operation::Get, true) => wit::Method::Head,
+            (Operation::Get | Operation::Hydrate, _) => wit::Method::Get,
+            (Operation::Put, _) => wit::Method::Put,
+            (Operation::Delete, _) => wit::Method::Delete,
+        },
+        consistency: match kv.consistency {
+            Consistency::Cached => wit::Consistency::Cached,
+            Consistency::AtLeast(version) => wit::Consistency::AtLeast(version.0),
+            Consistency::Log => wit::Consistency::Log,
+        },
+        condition: match kv.condition {
+            Condition::None => wit::Condition::None,
+            Condition::IfMatch(tags) => wit::Condition::IfMatch(wit_tags(tags)),
+            Condition::IfNoneMatch(tags) => wit::Condition::IfNoneMatch(wit_tags(tags)),
+        },
+        accept: kv.accept,
+    }
+}
+
+fn wit_tags(tags: Tags) -> wit::Tags {
+    match tags {
+        Tags::Any => wit::Tags::Any,
+        Tags::Versions(list) => wit::Tags::Versions(list.into_iter().map(|version| version.0).collect()),
+    }
+}
+
+/// A component's answer as HTTP.
+pub fn answered(answer: Answer, key: &str) -> respond::Answer {
+    let Answer { status, version, cache, content_type, headers, body } = answer;
+    let (default_type, bytes) = match body {
+        AnswerBody::Empty => (None, Bytes::new()),
+        AnswerBody::Bytes(bytes) => (Some(OCTETS), bytes),
+        AnswerBody::Stored(value) => {
+            let stored = value.content_type.and_then(|text| HeaderValue::try_from(&*text).ok());
+            (Some(stored.unwrap_or(OCTETS)), value.bytes)
+        }
+        AnswerBody::Envelope(value) => (Some(JSON), envelope(key, &value.bytes)),
+    };
+    let mut response = match content_type.or(default_type) {
+        Some(content_type) => respond::answer(status, content_type, bytes),
+        None => respond::empty(status),
+    };
+    let out = response.headers_mut();
+    if let Some(version) = version {
+        out.insert(http::header::ETAG, respond::etag(version));
+    }
+    if let Some(cache) = cache {
+        out.insert(X_CACHE, cache_status(cache));
+    }
+    for (name, value) in headers {
+        out.append(name, value);
+    }
+    response
+}
+
+fn cache_status(status: CacheStatus) -> HeaderValue {
+    HeaderValue::from_static(match status {
+        CacheStatus::Hit => "HIT",
+        CacheStatus::Miss => "MISS",
+        CacheStatus::Bypass => "BYPASS",
+    })
+}
+
+/// A component's refusal as a problem.
+fn failed(failure: Failure) -> Problem {
+    match failure {
+        Failure::BadRequest(text) => Problem::new(Kind::BadRequest, text),
+        Failure::NotFound(version) => {
+            let detail = if version.is_some() { "the key was deleted" } else { "the key has never been written" };
+            Problem::new(Kind::NotFound, detail).version(version.map(Version))
+        }
+        Failure::NotAcceptable(text) => Problem::new(Kind::NotAcceptable, text),
+        Failure::PreconditionFailed(version) => {
+            let detail = match version {
+                Some(version) => format!("the key has version {version}; read it and decide again"),
+                None => "the key has no value; read it and decide again".to_owned(),
+            };
+            Problem::new(Kind::PreconditionFailed, detail).version(version.map(Version))
+        }
+        Failure::TooLarge(text) => Problem::new(Kind::TooLarge, text),
+        Failure::Unavailable(text) => Problem::new(Kind::Unavailable, text),
+        Failure::OutcomeUnknown(text) => Problem::new(Kind::OutcomeUnknown, text),
+        Failure::Internal(text) => Problem::new(Kind::Internal, text),
+    }
+}
+
+/// A call without an answer as a problem; it names operation and revision.
+fn broken(error: &CallError, revision: &Revision) -> Problem {
+    let kind = match error {
+        CallError::Trap { .. } | CallError::Exceeded(_) | CallError::BadAnswer(_) => Kind::HandlerFailed,
+        // A write that ran out of time may have been written already.
+        CallError::CpuDeadline(_) | CallError::WallDeadline(_) => Kind::HandlerDeadline,
+        CallError::Overloaded | CallError::Instantiate(_) => Kind::Overloaded,
+    };
+    let info = revision.info();
+    let mut detail = error.to_string();
+    if matches!(info.operation, Operation::Put | Operation::Delete) && error.is_the_components() {
+        // It may have called the log before it failed.
+        detail.push_str("; read the key to see whether the write happened");
+    }
+    Problem::new(kind, detail)
+        .with("region", &*info.region)
+        .with("operation", info.operation.name())
+        .with("revision", info.number)
+}

@@ -1,0 +1,105 @@
+//! The documents of the admin API, as both sides see them: the admin plane
+//! writes them and the command line reads them. A reader passes over members
+//! that it does not know, so that they may be added.
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::model::RevisionState;
+
+/// The answer to a deployment: `POST /v1/handlers/{operation}`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Deployed {
+    /// `get`, `put`, `delete` or `hydrate`.
+    pub operation: String,
+    /// `sha256:<hex>` of the component.
+    pub digest: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// How long each step took.
+    pub timings: Timings,
+    /// What the slots run now.
+    pub slots: Vec<DeployedSlot>,
+}
+
+/// How long the steps of a deployment took, in milliseconds.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Timings {
+    /// Digest and shape.
+    pub verify_ms: f64,
+    /// To machine code.
+    pub compile_ms: f64,
+    /// The call before the swap.
+    pub self_test_ms: f64,
+    /// From the upload's last byte to the last swap.
+    pub total_ms: f64,
+}
+
+/// A slot after a deployment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeployedSlot {
+    /// The region.
+    pub region: String,
+    /// The revision that it runs.
+    pub revision: u64,
+    /// Its state.
+    pub state: RevisionState,
+    /// It ran this very component before; nothing was swapped.
+    pub unchanged: bool,
+}
+
+/// The answer to a rollback: `POST /v1/handlers/{operation}/rollback`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RolledBack {
+    /// The operation.
+    pub operation: String,
+    /// What the slots run now.
+    pub slots: Vec<RolledBackSlot>,
+}
+
+/// A slot after a rollback.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RolledBackSlot {
+    /// The region.
+    pub region: String,
+    /// The revision that it ran before.
+    pub from: u64,
+    /// The revision that it runs.
+    pub revision: u64,
+    /// Its state.
+    pub state: RevisionState,
+}
+
+/// The answer to `GET /v1/handlers`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct HandlerList {
+    /// All revisions of all slots.
+    pub handlers: Vec<HandlerRevision>,
+}
+
+/// One revision of one slot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HandlerRevision {
+    /// The region.
+    pub region: String,
+    /// The operation.
+    pub operation: String,
+    /// Its number in the slot.
+    pub revision: u64,
+    /// `sha256:<hex>` of the component.
+    pub digest: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When, as RFC 3339 in UTC.
+    pub deployed_at: String,
+    /// By whom, as `user@host`.
+    pub deployed_by: String,
+    /// What it does now.
+    pub state: RevisionState,
+    /// Calls since the host started.
+    pub calls: u64,
+    /// How many of them trapped or went over a limit.
+    pub failures: u64,
+    /// Why it is there, if there is something to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}

@@ -1,0 +1,17 @@
+//! HTTP: the two planes of a host.
+//!
+//! The walk of a request: [`server`] accepts it, [`route`] says what it asks
+//! for, [`data`] takes it through the slot's revision, [`respond`] writes the
+//! answer. [`admin`] does the same for operators.
+
+pub mod admin;
+pub mod body;
+mod connection;
+pub mod data;
+pub mod documents;
+mod drain;
+pub mod envelope;
+pub mod region;
+pub mod respond;
+pub mod route;
+pub mod server;

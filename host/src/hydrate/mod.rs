@@ -1,0 +1,99 @@
+//! Hydrating: applying the feed's rows to a region's cache.
+//!
+//! - `component.rs`: the decisions of the region's `hydrate` component
+//! - `worker.rs`: the loop from the feed to the cache
+//! - `position.rs`: what the worker keeps in the cache about where it is
+//! - `status.rs`: what others can see of it
+//!
+//! What to do with a row is decided by somebody else, through [`Decide`]: in a
+//! region that is the `hydrate` component. Whatever it answers, or fails to, the
+//! worker here keeps the feed moving and the cache true: it saves a position only
+//! when everything before it was applied, and evicts what nobody decided about.
+
+pub mod component;
+mod position;
+mod status;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::cache::{Cache, Decision};
+use crate::clock::Entropy;
+use crate::feed::FeedSource;
+use crate::model::Row;
+
+pub use status::{HydratorStatus, Progress};
+
+/// Decides what to do with rows of the feed.
+#[async_trait]
+pub trait Decide: Send + Sync {
+    /// One decision for each row, in their order; or why there is none. Other
+    /// numbers of decisions count as an error.
+    async fn decide(&self, rows: &Arc<[Row]>) -> Result<Vec<Decision>, String>;
+}
+
+/// Bounds of a hydrator's waits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HydratorSettings {
+    /// How often a batch without decisions is tried again before it is evicted.
+    pub decide_retries: u32,
+    /// How long one try may take.
+    pub decide_wait: Duration,
+    /// First wait between two tries; doubles with each.
+    pub decide_backoff: Duration,
+    /// First wait before an interrupted feed is opened again; doubles with each
+    /// interruption until something is resolved.
+    pub reopen_backoff: Duration,
+    /// Bound on that wait.
+    pub reopen_backoff_max: Duration,
+    /// Silence after which a feed is taken for lost. Several times what the feed
+    /// needs to say that it is idle.
+    pub silence: Duration,
+}
+
+impl Default for HydratorSettings {
+    fn default() -> Self {
+        HydratorSettings {
+            decide_retries: 3,
+            decide_wait: Duration::from_secs(10),
+            decide_backoff: Duration::from_millis(20),
+            reopen_backoff: Duration::from_millis(50),
+            reopen_backoff_max: Duration::from_secs(5),
+            silence: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A region's hydrator.
+pub struct Hydrator {
+    /// Name of the region, for the log lines.
+    pub region: Arc<str>,
+    /// Where rows come from.
+    pub feed: Arc<dyn FeedSource>,
+    /// Where they go.
+    pub cache: Arc<dyn Cache>,
+    /// Who decides.
+    pub decide: Arc<dyn Decide>,
+    /// What others see.
+    pub status: Arc<HydratorStatus>,
+    /// For the jitter of waits and the mark of a scan.
+    pub entropy: Arc<dyn Entropy>,
+    /// Bounds.
+    pub settings: HydratorSettings,
+}
+
+impl Hydrator {
+    /// Follows the feed until `stop` says `true`, or its sender is gone. It may be
+    /// stopped at any point, also by dropping it: what was not resolved comes again.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = worker::follow_forever(&self) => {}
+        }
+    }
+}

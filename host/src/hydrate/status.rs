@@ -1,0 +1,124 @@
+//! What others can see of a hydrator: counters, and events to wait on. Reading is
+//! cheap and never waits for the worker.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::feed::Position;
+
+/// How far a hydrator is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// The feed's position up to which everything was applied.
+    pub position: Position,
+    /// Every row committed before this time (microseconds since the Unix epoch,
+    /// the log's clock) was applied.
+    pub as_of_micros: i64,
+}
+
+/// Shared between a hydrator and those who watch it.
+#[derive(Debug)]
+pub struct HydratorStatus {
+    progress: watch::Sender<Option<Progress>>,
+    applied: AtomicU64,
+    evicted_by_fallback: AtomicU64,
+    interruptions: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Default for HydratorStatus {
+    fn default() -> Self {
+        HydratorStatus {
+            progress: watch::Sender::new(None),
+            applied: AtomicU64::new(0),
+            evicted_by_fallback: AtomicU64::new(0),
+            interruptions: AtomicU64::new(0),
+            last_error: Mutex::new(None),
+        }
+    }
+}
+
+impl HydratorStatus {
+    /// The progress as it is made; `None` until something was resolved.
+    pub fn progress(&self) -> watch::Receiver<Option<Progress>> {
+        self.progress.subscribe()
+    }
+
+    /// Whether this hydrator has come, once, to where the log was.
+    pub fn snapshot_complete(&self) -> bool {
+        self.progress.borrow().is_some()
+    }
+
+    /// How far the cache may be behind the log at `now`; `None` until the snapshot
+    /// is complete.
+    pub fn lag_micros(&self, now_micros: i64) -> Option<i64> {
+        let progress = self.progress.borrow();
+        progress.as_ref().map(|progress| now_micros.saturating_sub(progress.as_of_micros).max(0))
+    }
+
+    /// Whether the cache is at most `bound` behind at `now`.
+    pub fn ready(&self, now_micros: i64, bound: Duration) -> bool {
+        self.lag_micros(now_micros).is_some_and(|lag| lag as u128 <= bound.as_micros())
+    }
+
+    /// Rows applied, whatever the cache made of them.
+    pub fn rows_applied(&self) -> u64 {
+        self.applied.load(Ordering::Relaxed)
+    }
+
+    /// Rows evicted because nobody decided about them.
+    pub fn rows_evicted_by_fallback(&self) -> u64 {
+        self.evicted_by_fallback.load(Ordering::Relaxed)
+    }
+
+    /// How often the feed had to be opened again.
+    pub fn interruptions(&self) -> u64 {
+        self.interruptions.load(Ordering::Relaxed)
+    }
+
+    /// The last thing that went wrong, also when it is over.
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().clone()
+    }
+
+    pub(super) fn resolved(&self, progress: Progress) {
+        self.progress.send_replace(Some(progress));
+    }
+
+    pub(super) fn applied(&self, rows: usize) {
+        self.applied.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn evicted_by_fallback(&self, rows: usize) {
+        self.evicted_by_fallback.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn interrupted(&self) {
+        self.interruptions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn error(&self, text: String) {
+        *self.last_error.lock() = Some(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_a_complete_snapshot_within_the_bound() {
+        let status = HydratorStatus::default();
+        let bound = Duration::from_micros(50);
+        assert!(!status.snapshot_complete() && !status.ready(100, bound));
+        status.resolved(Progress { position: Position("1".into()), as_of_micros: 100 });
+        assert!(status.snapshot_complete() && status.ready(150, bound));
+        assert_eq!(status.lag_micros(151), Some(51));
+        assert!(!status.ready(151, bound));
+        // A clock that is behind the log's is not a reason to wait.
+        assert_eq!(status.lag_micros(90), Some(0));
+    }
+}

@@ -1,0 +1,45 @@
+//! Tidepool's host: it owns every connection, and runs the GET, PUT, DELETE
+//! and hydrate logic as WebAssembly components that are swapped while it
+//! serves.
+//!
+//! # The walks
+//!
+//! Each can be followed through the modules in the order given.
+//!
+//! - GET: [`http::server`] accepts, [`http::route`] routes, [`http::data`]
+//!   takes the slot's revision from [`handlers::registry`],
+//!   [`handlers::revision`] an instance, and the `get` component calls
+//!   [`wit_host::cache`] and, on a miss, [`wit_host::log`]; the miss is filled
+//!   under a lease ([`cache`]), and [`http::respond`] answers.
+//! - PUT and DELETE: the same way to the `put` or `delete` component, which
+//!   appends through [`wit_host::log`] to the [`log`]; the answer is sent once
+//!   the row is durable. Nothing touches a cache.
+//! - Hydrate: the [`feed`] delivers rows to the [`hydrate`] worker, the
+//!   `hydrate` component decides about the batch, the worker applies it to the
+//!   region's [`cache`] in one step and then saves the position.
+//! - Deploy: [`cli`] or [`watch`] sends a component to [`http::admin`],
+//!   [`handlers::registry`] has it checked, compiled and called once
+//!   ([`handlers::load`]), records it ([`handlers::store`]) and swaps it in;
+//!   the old revision drops itself after its last request.
+//!
+//! # Layout
+//!
+//! [`config`] is what can be set, [`app`] turns it into running regions and is
+//! the only place that names backends. [`model`] and [`clock`] are the words,
+//! time and chance that all share. Imports point one way: `http` and `hydrate`
+//! to `handlers`, to `wit_host`, to `cache` and `log`.
+
+pub mod app;
+pub mod cache;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod defaults;
+pub mod feed;
+pub mod handlers;
+pub mod http;
+pub mod hydrate;
+pub mod log;
+pub mod model;
+pub mod watch;
+pub mod wit_host;

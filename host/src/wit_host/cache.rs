@@ -1,0 +1,64 @@
+//! `wit/cache.wit`: looking up and filling the region's cache.
+
+use std::sync::Arc;
+
+use wasmtime::Result;
+use wasmtime::component::Resource;
+
+use super::bindings::tidepool::kv::cache::{Host, HostLease, LookupResult};
+use super::context::{Backends, Context};
+use crate::cache::{Lease, Lookup};
+use crate::model::{Key, State, Version};
+
+impl Host for Context {
+    async fn lookup(&mut self, key: String, at_least: Option<i64>) -> Result<LookupResult> {
+        self.charge(key.len())?;
+        let at_least = at_least.map(Version);
+        if let Some(state) = self.backends()?.cache.lookup_now(&key, at_least) {
+            return Ok(LookupResult::Found(self.give_state(state)?));
+        }
+        let Ok(key) = Key::new(&key) else {
+            // Nothing can be stored under it, so it is absent.
+            return Ok(LookupResult::Found(self.give_state(State::Absent)?));
+        };
+        let backends = Arc::clone(self.backends()?);
+        match backends.cache.lookup(&key, at_least).await {
+            Ok(Lookup::Found(state)) => Ok(LookupResult::Found(self.give_state(state)?)),
+            Ok(Lookup::Miss(None)) => Ok(LookupResult::Miss(None)),
+            Ok(Lookup::Miss(Some(lease))) => {
+                let handle = self.leases.push(lease)?;
+                Ok(LookupResult::Miss(Some(Resource::new_own(handle))))
+            }
+            Err(error) => {
+                // The log can answer what the cache cannot.
+                tracing::warn!(%error, "cache lookup failed; reading the log instead");
+                Ok(LookupResult::Miss(None))
+            }
+        }
+    }
+
+    async fn fill(&mut self, lease: Resource<Lease>, latest: Resource<State>) -> Result<bool> {
+        self.charge(0)?;
+        let lease = self.leases.take(lease.rep())?;
+        let state = self.readings.get(latest.rep())?.clone();
+        let backends = Arc::clone(self.backends()?);
+        Ok(fill(&backends, lease, &state).await)
+    }
+}
+
+async fn fill(backends: &Backends, lease: Lease, state: &State) -> bool {
+    backends.cache.fill(lease, state).await.unwrap_or_else(|error| {
+        // The answer is in hand; the next reader will try again.
+        tracing::warn!(%error, "cache fill failed");
+        false
+    })
+}
+
+impl HostLease for Context {
+    fn drop(&mut self, lease: Resource<Lease>) -> Result<()> {
+        if let Ok(lease) = self.leases.take(lease.rep()) {
+            self.backends()?.cache.release(lease);
+        }
+        Ok(())
+    }
+}

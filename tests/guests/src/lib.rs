@@ -1,0 +1,1 @@
+//! Empty: the fixtures are the examples of this package, see `Cargo.toml`.
