@@ -61,7 +61,7 @@ lint: guests ## formatting and clippy, warnings are errors
 	cd tests/guests && cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	cd guest-handlers && $(NATIVE) clippy --release --target $(HOST) --all-targets -- -D warnings
-	cd tests/guests && $(NATIVE) clippy --release --target $(HOST) -- -D warnings
+	cd tests/guests && $(NATIVE) clippy --release --target $(HOST) --all-targets -- -D warnings
 
 deny: ## licences and sources of all dependencies
 	@PATH="$(CURDIR)/target/tools/bin:$$PATH"; \

@@ -8,12 +8,15 @@ use std::{env, fs};
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-env-changed=TIDEPOOL_GUESTS");
-    let (Some(manifest), Some(out)) = (env::var_os("CARGO_MANIFEST_DIR"), env::var_os("OUT_DIR")) else {
+    let (Some(manifest), Some(out)) = (env::var_os("CARGO_MANIFEST_DIR"), env::var_os("OUT_DIR"))
+    else {
         println!("cargo::error=run this through cargo");
         return ExitCode::FAILURE;
     };
-    let guests = env::var_os("TIDEPOOL_GUESTS")
-        .map_or_else(|| PathBuf::from(manifest).join("../target/guests"), PathBuf::from);
+    let guests = env::var_os("TIDEPOOL_GUESTS").map_or_else(
+        || PathBuf::from(manifest).join("../target/guests"),
+        PathBuf::from,
+    );
     for operation in ["get", "put", "delete", "hydrate"] {
         let name = format!("{operation}.wasm");
         let from = guests.join(&name);

@@ -20,7 +20,7 @@ use crate::handlers::store::DeploymentStore;
 use crate::http::admin::AdminPlane;
 use crate::http::data::DataPlane;
 use crate::http::region::Region;
-use crate::http::server::{BindError, Server, ConnectionLimits};
+use crate::http::server::{BindError, ConnectionLimits, Server};
 use crate::hydrate::component::ComponentDecide;
 use crate::hydrate::{Hydrator, HydratorSettings, HydratorStatus};
 use crate::log::Log;
@@ -80,14 +80,25 @@ impl App {
         // The addresses first: a port in use is the commonest mistake, and
         // costs nothing to find.
         let admin_server = Server::bind(settings.admin.listen)?;
-        let servers: Vec<Server> =
-            settings.regions.iter().map(|region| Server::bind(region.listen)).collect::<Result<_, _>>()?;
+        let servers: Vec<Server> = settings
+            .regions
+            .iter()
+            .map(|region| Server::bind(region.listen))
+            .collect::<Result<_, _>>()?;
 
-        let database = SqliteDatabase::open(&settings.data, Arc::clone(&clock), log_settings(settings))?;
-        let names: Vec<Arc<str>> = settings.regions.iter().map(|region| Arc::from(&*region.name)).collect();
+        let database =
+            SqliteDatabase::open(&settings.data, Arc::clone(&clock), log_settings(settings))?;
+        let names: Vec<Arc<str>> = settings
+            .regions
+            .iter()
+            .map(|region| Arc::from(&*region.name))
+            .collect();
         let registry = open_registry(settings, &names, &database, &clock, &entropy).await?;
         let log: Arc<dyn Log> = Arc::new(SqliteLog::new(Arc::clone(&database)));
-        let source = Arc::new(SqliteFeedSource::new(Arc::clone(&database), feed_settings(settings)));
+        let source = Arc::new(SqliteFeedSource::new(
+            Arc::clone(&database),
+            feed_settings(settings),
+        ));
 
         let (stop_serving, stop_rx) = watch::channel(false);
         let (stop_following, follow_rx) = watch::channel(false);
@@ -106,8 +117,11 @@ impl App {
         let mut regions = Vec::new();
         for (index, server) in servers.into_iter().enumerate() {
             let name = Arc::clone(&names[index]);
-            let cache: Arc<dyn Cache> =
-                Arc::new(MemoryCache::new(cache_settings(settings), Arc::clone(&clock), Arc::clone(&entropy)));
+            let cache: Arc<dyn Cache> = Arc::new(MemoryCache::new(
+                cache_settings(settings),
+                Arc::clone(&clock),
+                Arc::clone(&entropy),
+            ));
             let backends = Arc::new(Backends {
                 log: Arc::clone(&log),
                 cache: Arc::clone(&cache),
@@ -128,7 +142,8 @@ impl App {
                 entropy: Arc::clone(&entropy),
                 settings: HydratorSettings::default(),
             };
-            app.following.push(tokio::spawn(hydrator.run(follow_rx.clone())));
+            app.following
+                .push(tokio::spawn(hydrator.run(follow_rx.clone())));
             let region = Arc::new(Region {
                 index,
                 name: Arc::clone(&name),
@@ -154,7 +169,11 @@ impl App {
         };
         app.serve(admin_server.run(service, limits, stop_rx.clone()));
         if let Some(folder) = &settings.watch {
-            app.following.push(tokio::spawn(folder::run(folder.clone(), Arc::clone(&app.registry), follow_rx)));
+            app.following.push(tokio::spawn(folder::run(
+                folder.clone(),
+                Arc::clone(&app.registry),
+                follow_rx,
+            )));
         }
         Ok(app)
     }
@@ -163,7 +182,10 @@ impl App {
         self.serving.spawn(async move {
             let cut = server.await;
             if cut > 0 {
-                tracing::warn!(connections = cut, "cut connections that did not finish in time (http.drain_timeout)");
+                tracing::warn!(
+                    connections = cut,
+                    "cut connections that did not finish in time (http.drain_timeout)"
+                );
             }
         });
     }

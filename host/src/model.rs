@@ -314,7 +314,11 @@ mod tests {
 
     #[test]
     fn an_absent_key_fails_if_match_and_passes_if_none_match() {
-        for tags in [Tags::Any, Tags::Versions(vec![Version(3)]), Tags::Versions(vec![])] {
+        for tags in [
+            Tags::Any,
+            Tags::Versions(vec![Version(3)]),
+            Tags::Versions(vec![]),
+        ] {
             assert!(!Condition::IfMatch(tags.clone()).holds(None));
             assert!(Condition::IfNoneMatch(tags).holds(None));
         }
@@ -332,8 +336,20 @@ mod tests {
 
     #[test]
     fn a_value_past_its_time_counts_as_deleted_at_its_version() {
-        let value = Value { bytes: Bytes::from_static(b"x"), content_type: None, expires_at: Some(10) };
-        assert!(matches!(State::of(Version(1), Some(value.clone()), 9), State::Live { .. }));
-        assert_eq!(State::of(Version(1), Some(value), 10), State::Deleted { version: Version(1) });
+        let value = Value {
+            bytes: Bytes::from_static(b"x"),
+            content_type: None,
+            expires_at: Some(10),
+        };
+        assert!(matches!(
+            State::of(Version(1), Some(value.clone()), 9),
+            State::Live { .. }
+        ));
+        assert_eq!(
+            State::of(Version(1), Some(value), 10),
+            State::Deleted {
+                version: Version(1)
+            }
+        );
     }
 }

@@ -64,7 +64,10 @@ pub async fn run(folder: PathBuf, registry: Arc<Registry>, mut stop: watch::Rece
 
 async fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = tokio::fs::metadata(path).await.ok()?;
-    Some(Stamp { modified: metadata.modified().ok()?, length: metadata.len() })
+    Some(Stamp {
+        modified: metadata.modified().ok()?,
+        length: metadata.len(),
+    })
 }
 
 async fn deploy(file: &Watched, registry: &Registry) {
@@ -76,7 +79,10 @@ async fn deploy(file: &Watched, registry: &Registry) {
             return;
         }
     };
-    match registry.deploy(file.operation, None, bytes, None, "watch").await {
+    match registry
+        .deploy(file.operation, None, bytes, None, "watch")
+        .await
+    {
         Ok(deployed) if deployed.slots.iter().all(|slot| slot.unchanged) => {
             tracing::info!(%path, digest = %deployed.digest, "already serving this component");
         }

@@ -26,8 +26,16 @@ pub(crate) async fn run(cache: Arc<dyn Cache>) {
 }
 
 fn row(key: &str, version: i64, value: Option<&'static str>) -> Row {
-    let value = value.map(|text| Value { bytes: Bytes::from_static(text.as_bytes()), content_type: None, expires_at: None });
-    Row { key: Key::new(key).unwrap(), version: Version(version), value }
+    let value = value.map(|text| Value {
+        bytes: Bytes::from_static(text.as_bytes()),
+        content_type: None,
+        expires_at: None,
+    });
+    Row {
+        key: Key::new(key).unwrap(),
+        version: Version(version),
+        value,
+    }
 }
 
 fn state(row: &Row) -> State {
@@ -35,7 +43,11 @@ fn state(row: &Row) -> State {
 }
 
 async fn store(cache: &dyn Cache, row: &Row) -> u64 {
-    cache.apply(std::slice::from_ref(row), &[Decision::Store]).await.unwrap().stored
+    cache
+        .apply(std::slice::from_ref(row), &[Decision::Store])
+        .await
+        .unwrap()
+        .stored
 }
 
 async fn find(cache: &dyn Cache, key: &str) -> Option<State> {
@@ -69,12 +81,27 @@ async fn a_delete_is_a_tombstone(cache: &dyn Cache) {
     store(cache, &put).await;
     assert_eq!(store(cache, &delete).await, 1);
     store(cache, &put).await;
-    assert_eq!(find(cache, "gone").await, Some(State::Deleted { version: Version(11) }));
+    assert_eq!(
+        find(cache, "gone").await,
+        Some(State::Deleted {
+            version: Version(11)
+        })
+    );
 }
 
 async fn decisions_are_followed(cache: &dyn Cache) {
-    let rows = [row("kept", 30, Some("1")), row("skipped", 31, Some("2")), row("kept", 32, Some("3"))];
-    let applied = cache.apply(&rows, &[Decision::Store, Decision::Refresh, Decision::Refresh]).await.unwrap();
+    let rows = [
+        row("kept", 30, Some("1")),
+        row("skipped", 31, Some("2")),
+        row("kept", 32, Some("3")),
+    ];
+    let applied = cache
+        .apply(
+            &rows,
+            &[Decision::Store, Decision::Refresh, Decision::Refresh],
+        )
+        .await
+        .unwrap();
     assert_eq!((applied.stored, applied.skipped), (2, 1));
     assert_eq!(find(cache, "kept").await, Some(state(&rows[2])));
     assert_eq!(find(cache, "skipped").await, None);
@@ -88,7 +115,10 @@ async fn decisions_are_followed(cache: &dyn Cache) {
 
 async fn a_miss_hands_out_one_lease(cache: &dyn Cache) {
     let first = lease(cache, "one").await;
-    assert_eq!(cache.lookup(&first.key, None).await.unwrap(), Lookup::Miss(None));
+    assert_eq!(
+        cache.lookup(&first.key, None).await.unwrap(),
+        Lookup::Miss(None)
+    );
     cache.release(first);
     let second = lease(cache, "one").await;
     cache.release(second);
@@ -97,21 +127,42 @@ async fn a_miss_hands_out_one_lease(cache: &dyn Cache) {
 async fn a_fill_needs_its_lease(cache: &dyn Cache) {
     let filled = row("fill", 40, Some("filled"));
     let good = lease(cache, "fill").await;
-    let forged = Lease { key: good.key.clone(), token: good.token ^ 1 };
+    let forged = Lease {
+        key: good.key.clone(),
+        token: good.token ^ 1,
+    };
     assert!(!cache.fill(forged, &state(&filled)).await.unwrap());
-    let twice = Lease { key: good.key.clone(), token: good.token };
+    let twice = Lease {
+        key: good.key.clone(),
+        token: good.token,
+    };
     assert!(cache.fill(good, &state(&filled)).await.unwrap());
-    assert!(!cache.fill(twice, &state(&row("fill", 41, None))).await.unwrap());
+    assert!(
+        !cache
+            .fill(twice, &state(&row("fill", 41, None)))
+            .await
+            .unwrap()
+    );
     assert_eq!(find(cache, "fill").await, Some(state(&filled)));
     assert_eq!(store(cache, &row("fill", 39, Some("late"))).await, 0);
 }
 
 async fn a_change_revokes_the_lease_whatever_the_decision(cache: &dyn Cache) {
-    for (key, decision) in [("rs", Decision::Store), ("rr", Decision::Refresh), ("re", Decision::Evict)] {
+    for (key, decision) in [
+        ("rs", Decision::Store),
+        ("rr", Decision::Refresh),
+        ("re", Decision::Evict),
+    ] {
         let stale = row(key, 50, Some("stale"));
         let revoked = lease(cache, key).await;
-        cache.apply(&[row(key, 51, None)], &[decision]).await.unwrap();
-        assert!(!cache.fill(revoked, &state(&stale)).await.unwrap(), "{decision:?}");
+        cache
+            .apply(&[row(key, 51, None)], &[decision])
+            .await
+            .unwrap();
+        assert!(
+            !cache.fill(revoked, &state(&stale)).await.unwrap(),
+            "{decision:?}"
+        );
         assert_ne!(find(cache, key).await, Some(state(&stale)), "{decision:?}");
     }
 }
@@ -135,8 +186,13 @@ async fn an_old_entry_does_not_answer_for_a_newer_version(cache: &dyn Cache) {
 
     let miss = lease(cache, "neg").await;
     assert!(cache.fill(miss, &State::Absent).await.unwrap());
-    let negative = cache.lookup(&Key::new("neg").unwrap(), Some(Version(1))).await.unwrap();
-    let Lookup::Miss(lease) = negative else { panic!("a negative entry has no version: {negative:?}") };
+    let negative = cache
+        .lookup(&Key::new("neg").unwrap(), Some(Version(1)))
+        .await
+        .unwrap();
+    let Lookup::Miss(lease) = negative else {
+        panic!("a negative entry has no version: {negative:?}")
+    };
     lease.into_iter().for_each(|lease| cache.release(lease));
 }
 
@@ -188,10 +244,21 @@ async fn the_position_is_compared_and_set(cache: &dyn Cache) {
 }
 
 async fn keys_and_values_are_any_bytes(cache: &dyn Cache) {
-    for (index, key) in ["\0", "a\0b", "\u{10ffff}", "é", " ", "%2F/..", "\r\n"].into_iter().enumerate() {
+    for (index, key) in ["\0", "a\0b", "\u{10ffff}", "é", " ", "%2F/..", "\r\n"]
+        .into_iter()
+        .enumerate()
+    {
         let bytes = Bytes::from_iter(0..=255u8);
-        let value = Value { bytes, content_type: Some("text/plain; charset=\"x\"".into()), expires_at: Some(i64::MAX) };
-        let row = Row { key: Key::new(key).unwrap(), version: Version(90 + index as i64), value: Some(value) };
+        let value = Value {
+            bytes,
+            content_type: Some("text/plain; charset=\"x\"".into()),
+            expires_at: Some(i64::MAX),
+        };
+        let row = Row {
+            key: Key::new(key).unwrap(),
+            version: Version(90 + index as i64),
+            value: Some(value),
+        };
         store(cache, &row).await;
         assert_eq!(find(cache, key).await, Some(state(&row)), "{key:?}");
     }

@@ -21,7 +21,9 @@ use super::versioned::{ENTRY_OVERHEAD_BYTES, Effect, Outcome, Peek, Shard, Shard
 use super::{Applied, Cache, CacheError, CacheStats, Decision, Lease, Lookup};
 use crate::clock::{Clock, Entropy};
 use crate::feed::Position;
-use crate::model::{Key, MAX_CONTENT_TYPE_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES_CEILING, Row, State, Version};
+use crate::model::{
+    Key, MAX_CONTENT_TYPE_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES_CEILING, Row, State, Version,
+};
 
 /// Bounds of a region's cache.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -92,9 +94,15 @@ impl Slot {
 
 impl MemoryCache {
     /// An empty cache.
-    pub fn new(settings: MemoryCacheSettings, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> MemoryCache {
-        let largest_entry =
-            settings.largest_value_bytes + MAX_KEY_BYTES + MAX_CONTENT_TYPE_BYTES + ENTRY_OVERHEAD_BYTES;
+    pub fn new(
+        settings: MemoryCacheSettings,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> MemoryCache {
+        let largest_entry = settings.largest_value_bytes
+            + MAX_KEY_BYTES
+            + MAX_CONTENT_TYPE_BYTES
+            + ENTRY_OVERHEAD_BYTES;
         let shards = (settings.max_bytes / largest_entry).clamp(1, settings.max_shards.max(1));
         let bounds = ShardSettings {
             max_bytes: settings.max_bytes / shards,
@@ -105,7 +113,10 @@ impl MemoryCache {
         };
         let slots = (0..shards).map(|_| {
             let shard = Shard::new(bounds);
-            RwLock::new(Slot { shard, waiting: HashMap::new() })
+            RwLock::new(Slot {
+                shard,
+                waiting: HashMap::new(),
+            })
         });
         MemoryCache {
             slots: slots.collect(),
@@ -124,7 +135,9 @@ impl MemoryCache {
         for slot in &self.slots {
             let mut slot = slot.write();
             slot.shard.clear();
-            slot.waiting.values().for_each(|(wake, _)| wake.notify_waiters());
+            slot.waiting
+                .values()
+                .for_each(|(wake, _)| wake.notify_waiters());
         }
         *position = None;
     }
@@ -160,9 +173,17 @@ impl Cache for MemoryCache {
             let (_place, woken) = {
                 let mut guard = slot.write();
                 let now = self.clock.now_micros();
-                match guard.shard.lookup(key, at_least, now, self.entropy.as_ref()) {
+                match guard
+                    .shard
+                    .lookup(key, at_least, now, self.entropy.as_ref())
+                {
                     Outcome::Found(state) => return Ok(Lookup::Found(state)),
-                    Outcome::Leased(token) => return Ok(Lookup::Miss(Some(Lease { key: key.clone(), token }))),
+                    Outcome::Leased(token) => {
+                        return Ok(Lookup::Miss(Some(Lease {
+                            key: key.clone(),
+                            token,
+                        })));
+                    }
                     Outcome::Behind | Outcome::Crowded => return Ok(Lookup::Miss(None)),
                     Outcome::Held => Waiter::enter(slot, &mut guard, key),
                 }
@@ -175,7 +196,9 @@ impl Cache for MemoryCache {
 
     async fn fill(&self, lease: Lease, state: &State) -> Result<bool, CacheError> {
         let mut slot = self.slot(lease.key.as_str()).write();
-        let effect = slot.shard.fill(&lease.key, lease.token, state, self.clock.now_micros());
+        let effect = slot
+            .shard
+            .fill(&lease.key, lease.token, state, self.clock.now_micros());
         slot.lease_has_ended(&lease.key, effect);
         Ok(effect.stored)
     }
@@ -209,7 +232,11 @@ impl Cache for MemoryCache {
         Ok(self.position.lock().clone())
     }
 
-    async fn save_position(&self, previous: Option<&Position>, position: &Position) -> Result<bool, CacheError> {
+    async fn save_position(
+        &self,
+        previous: Option<&Position>,
+        position: &Position,
+    ) -> Result<bool, CacheError> {
         let mut saved = self.position.lock();
         let unchanged = saved.as_ref() == previous;
         if unchanged {
@@ -219,7 +246,10 @@ impl Cache for MemoryCache {
     }
 
     fn stats(&self) -> CacheStats {
-        let mut stats = CacheStats { max_bytes: self.max_bytes as u64, ..CacheStats::default() };
+        let mut stats = CacheStats {
+            max_bytes: self.max_bytes as u64,
+            ..CacheStats::default()
+        };
         for slot in &self.slots {
             let shard = &slot.read().shard;
             stats.entries += shard.entries() as u64;
@@ -240,7 +270,13 @@ impl<'a> Waiter<'a> {
     fn enter(slot: &'a RwLock<Slot>, guard: &mut Slot, key: &Key) -> (Waiter<'a>, OwnedNotified) {
         let (wake, waiters) = guard.waiting.entry(key.clone()).or_default();
         *waiters += 1;
-        (Waiter { slot, key: key.clone() }, wake.clone().notified_owned())
+        (
+            Waiter {
+                slot,
+                key: key.clone(),
+            },
+            wake.clone().notified_owned(),
+        )
     }
 }
 

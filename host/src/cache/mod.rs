@@ -120,7 +120,11 @@ pub trait Cache: Send + Sync {
     /// Saves the feed position if the saved one is still `previous`. `false`:
     /// it is not, because the cache was flushed, restored, or follows another
     /// hydrator; start again from [`Cache::position`].
-    async fn save_position(&self, previous: Option<&Position>, position: &Position) -> Result<bool, CacheError>;
+    async fn save_position(
+        &self,
+        previous: Option<&Position>,
+        position: &Position,
+    ) -> Result<bool, CacheError>;
 
     /// Counters and sizes.
     fn stats(&self) -> CacheStats;

@@ -170,7 +170,13 @@ impl Shard {
     }
 
     /// Looks a key up and gives out its lease when there is nothing.
-    pub fn lookup(&mut self, key: &Key, at_least: Option<Version>, now: i64, tokens: &dyn Entropy) -> Outcome {
+    pub fn lookup(
+        &mut self,
+        key: &Key,
+        at_least: Option<Version>,
+        now: i64,
+        tokens: &dyn Entropy,
+    ) -> Outcome {
         match self.peek(key.as_str(), at_least, now) {
             Peek::Found(state) => return Outcome::Found(state),
             Peek::Behind => return Outcome::Behind,
@@ -187,28 +193,48 @@ impl Shard {
         }
         let token = tokens.next_u64();
         let expires_at = now.saturating_add(self.settings.lease_micros);
-        self.leases.insert(key.clone(), Granted { token, expires_at });
+        self.leases
+            .insert(key.clone(), Granted { token, expires_at });
         Outcome::Leased(token)
     }
 
     /// Fills a key with what the log said after the lease was given.
     pub fn fill(&mut self, key: &Key, token: u64, state: &State, now: i64) -> Effect {
-        let Some(granted) = self.leases.get(key).copied().filter(|granted| granted.token == token) else {
-            return Effect { stored: false, lease_ended: false };
+        let Some(granted) = self
+            .leases
+            .get(key)
+            .copied()
+            .filter(|granted| granted.token == token)
+        else {
+            return Effect {
+                stored: false,
+                lease_ended: false,
+            };
         };
         self.leases.swap_remove(key);
         self.sweep(key, now);
-        let newer = match self.entries.get(key).and_then(|entry| entry.state.version()) {
+        let newer = match self
+            .entries
+            .get(key)
+            .and_then(|entry| entry.state.version())
+        {
             Some(held) => state.version().is_some_and(|version| version > held),
             None => true,
         };
-        let stored = granted.expires_at > now && newer && self.put(key, as_of(state, now), true, now);
-        Effect { stored, lease_ended: true }
+        let stored =
+            granted.expires_at > now && newer && self.put(key, as_of(state, now), true, now);
+        Effect {
+            stored,
+            lease_ended: true,
+        }
     }
 
     /// Gives a lease back. Whether it was still held.
     pub fn release(&mut self, key: &Key, token: u64) -> bool {
-        let held = self.leases.get(key).is_some_and(|granted| granted.token == token);
+        let held = self
+            .leases
+            .get(key)
+            .is_some_and(|granted| granted.token == token);
         if held {
             self.leases.swap_remove(key);
         }
@@ -221,7 +247,12 @@ impl Shard {
         self.sweep(&row.key, now);
         let entry = self.entries.get(&row.key);
         let keep = match entry.map(|entry| entry.state.version()) {
-            Some(Some(held)) if held >= row.version => return Effect { stored: false, lease_ended },
+            Some(Some(held)) if held >= row.version => {
+                return Effect {
+                    stored: false,
+                    lease_ended,
+                };
+            }
             Some(Some(_)) => decision != Decision::Evict,
             // Without a version to compare with, only above the floor is a row
             // known to be the newest that was seen.
@@ -235,7 +266,12 @@ impl Shard {
             }
         };
         let stored = if keep {
-            self.put(&row.key, State::of(row.version, row.value.clone(), now), false, now)
+            self.put(
+                &row.key,
+                State::of(row.version, row.value.clone(), now),
+                false,
+                now,
+            )
         } else {
             if let Some(index) = self.entries.get_index_of(&row.key) {
                 self.remove(index);
@@ -243,13 +279,19 @@ impl Shard {
             self.raise_floor(row.version);
             false
         };
-        Effect { stored, lease_ended }
+        Effect {
+            stored,
+            lease_ended,
+        }
     }
 
     /// Loses everything, as a flushed cache does.
     pub fn clear(&mut self) {
         let evictions = self.evictions;
-        *self = Shard { evictions, ..Shard::new(self.settings) };
+        *self = Shard {
+            evictions,
+            ..Shard::new(self.settings)
+        };
     }
 
     /// Entries, tombstones and negative entries included.
@@ -280,9 +322,9 @@ impl Shard {
             return false;
         }
         let gone_at = match &state {
-            State::Live { value, .. } => value
-                .expires_at
-                .map_or(i64::MAX, |at| at.saturating_add(self.settings.tombstone_micros)),
+            State::Live { value, .. } => value.expires_at.map_or(i64::MAX, |at| {
+                at.saturating_add(self.settings.tombstone_micros)
+            }),
             State::Deleted { .. } => now.saturating_add(self.settings.tombstone_micros),
             State::Absent => now.saturating_add(self.settings.negative_micros),
         };
@@ -293,7 +335,14 @@ impl Shard {
             *entry.referenced.get_mut() |= referenced;
         } else {
             let referenced = AtomicBool::new(referenced);
-            self.entries.insert(key.clone(), Entry { state, gone_at, referenced });
+            self.entries.insert(
+                key.clone(),
+                Entry {
+                    state,
+                    gone_at,
+                    referenced,
+                },
+            );
         }
         self.bytes += weight;
         self.evict_down_to_bound(key);
@@ -307,7 +356,9 @@ impl Shard {
             if self.clock_hand >= self.entries.len() {
                 self.clock_hand = 0;
             }
-            let Some((key, entry)) = self.entries.get_index_mut(self.clock_hand) else { return };
+            let Some((key, entry)) = self.entries.get_index_mut(self.clock_hand) else {
+                return;
+            };
             if key == just_put || std::mem::take(entry.referenced.get_mut()) {
                 self.clock_hand += 1;
             } else {
@@ -329,7 +380,9 @@ impl Shard {
             if self.sweep_hand >= self.entries.len() {
                 self.sweep_hand = 0;
             }
-            let Some((key, entry)) = self.entries.get_index_mut(self.sweep_hand) else { return };
+            let Some((key, entry)) = self.entries.get_index_mut(self.sweep_hand) else {
+                return;
+            };
             if entry.gone_at <= now {
                 self.remove(self.sweep_hand);
                 continue;
@@ -379,14 +432,18 @@ impl Shard {
 
 fn as_of(state: &State, now: i64) -> State {
     match state {
-        State::Live { version, value } if value.expired(now) => State::Deleted { version: *version },
+        State::Live { version, value } if value.expired(now) => {
+            State::Deleted { version: *version }
+        }
         other => other.clone(),
     }
 }
 
 fn weight(key: &Key, state: &State) -> usize {
     let value = match state {
-        State::Live { value, .. } => value.bytes.len() + value.content_type.as_ref().map_or(0, |text| text.len()),
+        State::Live { value, .. } => {
+            value.bytes.len() + value.content_type.as_ref().map_or(0, |text| text.len())
+        }
         State::Deleted { .. } | State::Absent => 0,
     };
     ENTRY_OVERHEAD_BYTES + key.as_str().len() + value

@@ -26,15 +26,28 @@ const KEYS: Range<usize> = 0..5;
 #[derive(Clone, Debug)]
 enum Step {
     /// Somebody writes to the log.
-    Write { key: usize, size: Option<usize>, ttl: Option<i64> },
+    Write {
+        key: usize,
+        size: Option<usize>,
+        ttl: Option<i64>,
+    },
     /// A feed delivers any row, of any age, once more.
-    Deliver { row: prop::sample::Index, decision: usize },
+    Deliver {
+        row: prop::sample::Index,
+        decision: usize,
+    },
     /// A reader comes, and keeps the lease if it gets one.
-    Lookup { key: usize, at_least: Option<prop::sample::Index> },
+    Lookup {
+        key: usize,
+        at_least: Option<prop::sample::Index>,
+    },
     /// A reader with a lease asks the log, now.
     Read { flight: prop::sample::Index },
     /// It fills with what it had read, or gives the lease back.
-    Land { flight: prop::sample::Index, release: bool },
+    Land {
+        flight: prop::sample::Index,
+        release: bool,
+    },
     /// Time goes by.
     Advance { micros: i64 },
     /// Everything is lost; the feeds start again, the readers do not.
@@ -107,23 +120,34 @@ impl World {
                     content_type: None,
                     expires_at: ttl.map(|ttl| self.now + ttl),
                 });
-                self.log.push(Row { key, version, value });
+                self.log.push(Row {
+                    key,
+                    version,
+                    value,
+                });
             }
             Step::Deliver { row, decision } if !self.log.is_empty() => {
                 let row = row.get(&self.log).clone();
                 let decision = [Decision::Refresh, Decision::Evict].get(decision).copied();
-                self.shard.apply(&row, decision.unwrap_or(Decision::Store), self.now);
+                self.shard
+                    .apply(&row, decision.unwrap_or(Decision::Store), self.now);
                 self.see(&row.key, Some(row.version));
             }
             Step::Lookup { key, at_least } => {
                 let key = key_of(key);
-                let at_least = at_least.filter(|_| !self.log.is_empty()).map(|row| row.get(&self.log).version);
+                let at_least = at_least
+                    .filter(|_| !self.log.is_empty())
+                    .map(|row| row.get(&self.log).version);
                 match self.shard.lookup(&key, at_least, self.now, &self.entropy) {
                     Outcome::Found(state) => {
                         assert!(at_least.is_none_or(|wanted| state.version() >= Some(wanted)));
                         self.see(&key, state.version());
                     }
-                    Outcome::Leased(token) => self.flights.push(Flight { key, token, read: None }),
+                    Outcome::Leased(token) => self.flights.push(Flight {
+                        key,
+                        token,
+                        read: None,
+                    }),
                     Outcome::Behind | Outcome::Held | Outcome::Crowded => {}
                 }
             }
@@ -153,7 +177,10 @@ impl World {
         for key in KEYS.map(key_of) {
             if let Peek::Found(state) = self.shard.peek(key.as_str(), None, self.now) {
                 let seen = self.seen.get(&key).copied();
-                assert!(state.version() >= seen, "{key}: found {state:?} after {seen:?}");
+                assert!(
+                    state.version() >= seen,
+                    "{key}: found {state:?} after {seen:?}"
+                );
                 if let State::Live { value, .. } = &state {
                     assert!(!value.expired(self.now), "{key}: found what has expired");
                 }
@@ -162,7 +189,12 @@ impl World {
                 }
             }
         }
-        let weights: usize = self.shard.entries.iter().map(|(key, entry)| weight(key, &entry.state)).sum();
+        let weights: usize = self
+            .shard
+            .entries
+            .iter()
+            .map(|(key, entry)| weight(key, &entry.state))
+            .sum();
         assert_eq!(self.shard.bytes, weights);
         assert!(weights <= SETTINGS.max_bytes);
         assert!(self.shard.leases.len() <= SETTINGS.max_leases);
@@ -214,8 +246,16 @@ proptest! {
 }
 
 fn put(key: &str, version: i64, size: usize) -> Row {
-    let value = Value { bytes: Bytes::from(vec![0; size]), content_type: None, expires_at: None };
-    Row { key: Key::new(key).unwrap(), version: Version(version), value: Some(value) }
+    let value = Value {
+        bytes: Bytes::from(vec![0; size]),
+        content_type: None,
+        expires_at: None,
+    };
+    Row {
+        key: Key::new(key).unwrap(),
+        version: Version(version),
+        value: Some(value),
+    }
 }
 
 fn version_of(shard: &Shard, key: &str) -> Option<i64> {
@@ -229,7 +269,11 @@ fn version_of(shard: &Shard, key: &str) -> Option<i64> {
 fn what_was_hit_survives_what_was_not() {
     let mut shard = Shard::new(SETTINGS);
     for (key, version) in [("a", 1), ("b", 2), ("c", 3)] {
-        assert!(shard.apply(&put(key, version, 39), Decision::Store, 0).stored);
+        assert!(
+            shard
+                .apply(&put(key, version, 39), Decision::Store, 0)
+                .stored
+        );
     }
     assert_eq!(version_of(&shard, "a"), Some(1));
     assert!(shard.apply(&put("d", 4, 39), Decision::Store, 0).stored);
@@ -242,7 +286,11 @@ fn what_was_hit_survives_what_was_not() {
 fn what_does_not_fit_is_not_kept_and_nothing_older_is() {
     let mut shard = Shard::new(SETTINGS);
     assert!(shard.apply(&put("a", 1, 1), Decision::Store, 0).stored);
-    assert!(!shard.apply(&put("a", 3, SETTINGS.max_bytes), Decision::Store, 0).stored);
+    assert!(
+        !shard
+            .apply(&put("a", 3, SETTINGS.max_bytes), Decision::Store, 0)
+            .stored
+    );
     assert_eq!((version_of(&shard, "a"), shard.evictions()), (None, 1));
     assert!(!shard.apply(&put("a", 2, 1), Decision::Store, 0).stored);
 }
@@ -265,7 +313,9 @@ fn a_value_past_its_time_is_a_tombstone_and_gives_its_bytes_back() {
     let mut row = put("a", 1, 30);
     row.value.as_mut().unwrap().expires_at = Some(10);
     assert!(shard.apply(&row, Decision::Store, 0).stored);
-    let tombstone = State::Deleted { version: Version(1) };
+    let tombstone = State::Deleted {
+        version: Version(1),
+    };
     assert_eq!(shard.peek("a", None, 10), Peek::Found(tombstone));
     assert!(shard.apply(&put("b", 2, 1), Decision::Store, 10).stored);
     assert_eq!(shard.bytes(), 2 * (ENTRY_OVERHEAD_BYTES + 1) + 1);
@@ -285,7 +335,10 @@ fn leases_are_bounded_and_the_dead_make_room() {
     }
     assert_eq!(look(0, 0), Outcome::Held);
     assert_eq!(look(SETTINGS.max_leases, 0), Outcome::Crowded);
-    assert!(matches!(look(SETTINGS.max_leases, SETTINGS.lease_micros), Outcome::Leased(_)));
+    assert!(matches!(
+        look(SETTINGS.max_leases, SETTINGS.lease_micros),
+        Outcome::Leased(_)
+    ));
 }
 
 #[test]
@@ -293,7 +346,15 @@ fn a_lease_cannot_be_used_after_its_time() {
     let entropy = SeededEntropy::new(1);
     let mut shard = Shard::new(SETTINGS);
     let key = key_of(0);
-    let Outcome::Leased(token) = shard.lookup(&key, None, 0, &entropy) else { panic!("no lease") };
+    let Outcome::Leased(token) = shard.lookup(&key, None, 0, &entropy) else {
+        panic!("no lease")
+    };
     let effect = shard.fill(&key, token, &State::Absent, SETTINGS.lease_micros);
-    assert_eq!(effect, Effect { stored: false, lease_ended: true });
+    assert_eq!(
+        effect,
+        Effect {
+            stored: false,
+            lease_ended: true
+        }
+    );
 }

@@ -101,17 +101,30 @@ impl Signals {
 
 /// Where it listens, and what to try: each line a command to paste.
 fn banner(app: &App, settings: &Settings) -> String {
-    let width = app.regions.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max("admin".len());
+    let width = app
+        .regions
+        .iter()
+        .map(|(name, _)| name.len())
+        .max()
+        .unwrap_or(0)
+        .max("admin".len());
     let mut text = format!("tidepool dev: data in {}\n", settings.data.display());
     for (name, address) in &app.regions {
         text.push_str(&format!("  {name:width$}  http://{address}\n"));
     }
     text.push_str(&format!("  {:width$}  http://{}\n", "admin", app.admin));
-    let admin = if app.admin.port() == 8090 { String::new() } else { format!(" --admin http://{}", app.admin) };
+    let command = std::env::args()
+        .next()
+        .unwrap_or_else(|| "tidepool".to_owned());
+    let admin = if app.admin.port() == 8090 {
+        String::new()
+    } else {
+        format!(" --admin http://{}", app.admin)
+    };
     if let (Some((_, first)), Some((_, last))) = (app.regions.first(), app.regions.last()) {
         text.push_str(&format!(
             "try:\n  curl -X PUT http://{first}/kv/hello -d '{{\"value\": \"world\"}}'\n  \
-             curl -i http://{last}/kv/hello\n  target/release/tidepool handlers{admin}\n",
+             curl -i http://{last}/kv/hello\n  {command} handlers{admin}\n",
         ));
     }
     text.push_str("Ctrl-C finishes what was begun and stops.");

@@ -43,8 +43,15 @@ impl Reader {
                     self.all.insert((row.key, row.version));
                 }
             }
-            Event::Resolved { position, as_of_micros } => {
-                assert!(self.resolved.as_ref().is_none_or(|(_, before)| *before <= as_of_micros));
+            Event::Resolved {
+                position,
+                as_of_micros,
+            } => {
+                assert!(
+                    self.resolved
+                        .as_ref()
+                        .is_none_or(|(_, before)| *before <= as_of_micros)
+                );
                 self.resolved = Some((position, as_of_micros));
             }
         }
@@ -64,11 +71,17 @@ impl Reader {
 }
 
 async fn next(feed: &mut dyn Feed) -> Event {
-    tokio::time::timeout(PATIENCE, feed.next()).await.expect("the feed is silent").unwrap()
+    tokio::time::timeout(PATIENCE, feed.next())
+        .await
+        .expect("the feed is silent")
+        .unwrap()
 }
 
 async fn write(log: &dyn Log, key: &Key, change: Change) -> (Key, Version) {
-    let receipt = log.append(key.clone(), change, Condition::None).await.unwrap();
+    let receipt = log
+        .append(key.clone(), change, Condition::None)
+        .await
+        .unwrap();
     (key.clone(), receipt.version)
 }
 
@@ -101,7 +114,9 @@ async fn a_scan_gives_the_newest_of_every_key(log: &dyn Log, source: &dyn FeedSo
 }
 
 async fn resuming_gives_everything_after(log: &dyn Log, source: &dyn FeedSource) {
-    let mut position = Reader::default().until(&mut *source.open(None).await.unwrap(), |_| true).await;
+    let mut position = Reader::default()
+        .until(&mut *source.open(None).await.unwrap(), |_| true)
+        .await;
     for round in 0..3 {
         let mut written = BTreeSet::new();
         for version in 0..20 {
@@ -109,12 +124,16 @@ async fn resuming_gives_everything_after(log: &dyn Log, source: &dyn FeedSource)
         }
         let mut reader = Reader::default();
         let mut feed = source.open(Some(position.clone())).await.unwrap();
-        let resolved = reader.until(&mut *feed, |reader| reader.all.is_superset(&written)).await;
+        let resolved = reader
+            .until(&mut *feed, |reader| reader.all.is_superset(&written))
+            .await;
         // Every other round starts again from where it did: at least once.
         if round % 2 == 0 {
             let mut again = Reader::default();
             let mut feed = source.open(Some(position.clone())).await.unwrap();
-            again.until(&mut *feed, |again| again.all.is_superset(&written)).await;
+            again
+                .until(&mut *feed, |again| again.all.is_superset(&written))
+                .await;
         }
         position = resolved;
     }
@@ -132,7 +151,9 @@ async fn a_dropped_call_loses_nothing(log: &dyn Log, source: &dyn FeedSource) {
             reader.take(event.unwrap());
         }
     }
-    reader.until(&mut *feed, |reader| reader.all.is_superset(&written)).await;
+    reader
+        .until(&mut *feed, |reader| reader.all.is_superset(&written))
+        .await;
 }
 
 async fn an_idle_feed_goes_on_resolving(source: &dyn FeedSource) {
@@ -148,7 +169,12 @@ async fn a_start_while_others_write_has_no_gap(log: Arc<dyn Log>, source: Arc<dy
         let log = log.clone();
         tokio::spawn(async move {
             for index in 0..150 {
-                write(&*log, &key(&format!("gap/{}", (index * 7 + writer) % 40)), put("x")).await;
+                write(
+                    &*log,
+                    &key(&format!("gap/{}", (index * 7 + writer) % 40)),
+                    put("x"),
+                )
+                .await;
             }
         })
     });
@@ -166,18 +192,26 @@ async fn a_start_while_others_write_has_no_gap(log: Arc<dyn Log>, source: Arc<dy
     }
     let mut expected = BTreeMap::new();
     for key in (0..40).map(|index| key(&format!("gap/{index}"))) {
-        let State::Live { version, .. } = log.read(&key).await.unwrap() else { panic!("{key} is not there") };
+        let State::Live { version, .. } = log.read(&key).await.unwrap() else {
+            panic!("{key} is not there")
+        };
         expected.insert(key, version);
     }
     for (mut feed, mut reader) in readers {
-        let caught_up = |reader: &Reader| expected.iter().all(|(key, version)| reader.newest.get(key) == Some(version));
+        let caught_up = |reader: &Reader| {
+            expected
+                .iter()
+                .all(|(key, version)| reader.newest.get(key) == Some(version))
+        };
         reader.until(&mut *feed, caught_up).await;
     }
 }
 
 async fn a_position_that_is_none_is_lost(source: &dyn FeedSource) {
     for text in ["", "nonsense", "-1"] {
-        let Err(error) = source.open(Some(Position(text.into()))).await else { panic!("{text:?} was taken") };
+        let Err(error) = source.open(Some(Position(text.into()))).await else {
+            panic!("{text:?} was taken")
+        };
         assert!(matches!(error, FeedError::PositionLost(_)), "{error}");
     }
 }

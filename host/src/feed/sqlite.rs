@@ -119,7 +119,11 @@ impl Feed for SqliteFeed {
                 Stage::Scan { after } => {
                     let page = self.read_scan(after.clone()).await?;
                     match page.rows.last() {
-                        Some(last) => self.stage = Stage::Scan { after: Some(last.row.key.clone()) },
+                        Some(last) => {
+                            self.stage = Stage::Scan {
+                                after: Some(last.row.key.clone()),
+                            }
+                        }
                         None => {
                             self.stage = Stage::Resolve;
                             continue;
@@ -137,7 +141,11 @@ impl Feed for SqliteFeed {
                     let page = self.read_after(self.seq).await?;
                     // Rows that a bound has cut off may be older than the read, but
                     // none is older than the last row before them.
-                    let as_of = page.rows.last().filter(|_| page.cut).map_or(as_of, |last| last.timestamp);
+                    let as_of = page
+                        .rows
+                        .last()
+                        .filter(|_| page.cut)
+                        .map_or(as_of, |last| last.timestamp);
                     if let Some(last) = page.rows.last() {
                         self.as_of = self.as_of.max(as_of);
                         self.seq = last.seq;
@@ -160,7 +168,10 @@ impl Feed for SqliteFeed {
 impl SqliteFeed {
     fn resolved(&mut self) -> Event {
         self.heartbeat = Instant::now() + self.settings.resolved_every;
-        Event::Resolved { position: Position(self.seq.to_string()), as_of_micros: self.as_of }
+        Event::Resolved {
+            position: Position(self.seq.to_string()),
+            as_of_micros: self.as_of,
+        }
     }
 
     async fn read_scan(&self, after: Option<Key>) -> Result<Page, FeedError> {
@@ -168,7 +179,9 @@ impl SqliteFeed {
         let scan = move |connection: &Connection| {
             // A seek per key, past all its older versions. No key is empty, so all
             // are after the empty one.
-            let next_key = format!("SELECT {COLUMNS} FROM kv_log WHERE key > ?1 ORDER BY key, version DESC LIMIT 1");
+            let next_key = format!(
+                "SELECT {COLUMNS} FROM kv_log WHERE key > ?1 ORDER BY key, version DESC LIMIT 1"
+            );
             let mut next_key = connection.prepare_cached(&next_key)?;
             let mut after = after;
             collect(settings, || {
@@ -197,7 +210,10 @@ fn collect(
     settings: SqliteFeedSettings,
     mut next: impl FnMut() -> rusqlite::Result<Option<Stored>>,
 ) -> rusqlite::Result<Page> {
-    let mut page = Page { rows: Vec::new(), cut: false };
+    let mut page = Page {
+        rows: Vec::new(),
+        cut: false,
+    };
     let mut bytes = 0;
     while let Some(stored) = next()? {
         bytes += stored.bytes();
@@ -216,7 +232,11 @@ fn rows(page: Page) -> Vec<Row> {
 
 /// The highest `seq` that was ever given, also when its row was purged.
 fn last_seq(connection: &Connection) -> rusqlite::Result<i64> {
-    let last = connection.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'kv_log'", (), |row| row.get(0));
+    let last = connection.query_row(
+        "SELECT seq FROM sqlite_sequence WHERE name = 'kv_log'",
+        (),
+        |row| row.get(0),
+    );
     Ok(last.optional()?.unwrap_or(0))
 }
 
@@ -226,7 +246,9 @@ fn resume(position: &Position, last: i64) -> Result<i64, FeedError> {
         Ok(seq) => Err(FeedError::PositionLost(format!(
             "position {seq} is past the last row, {last}; the log was restored from an older copy"
         ))),
-        Err(_) => Err(FeedError::PositionLost(format!("{position} is not a position of this log"))),
+        Err(_) => Err(FeedError::PositionLost(format!(
+            "{position} is not a position of this log"
+        ))),
     }
 }
 

@@ -11,8 +11,11 @@ use crate::log::sqlite::{SqliteLog, SqliteSettings};
 use crate::log::{Log, Receipt};
 use crate::model::Condition;
 
-const SMALL: SqliteFeedSettings =
-    SqliteFeedSettings { batch_rows: 3, batch_bytes: 1 << 20, resolved_every: Duration::from_millis(20) };
+const SMALL: SqliteFeedSettings = SqliteFeedSettings {
+    batch_rows: 3,
+    batch_bytes: 1 << 20,
+    resolved_every: Duration::from_millis(20),
+};
 
 fn open(clock: Arc<dyn Clock>) -> (Arc<SqliteDatabase>, TempDir) {
     let folder = TempDir::new().unwrap();
@@ -22,12 +25,20 @@ fn open(clock: Arc<dyn Clock>) -> (Arc<SqliteDatabase>, TempDir) {
 
 async fn write(database: &Arc<SqliteDatabase>, key: &str) -> Receipt {
     let log = SqliteLog::new(database.clone());
-    log.append(Key::new(key).unwrap(), put("x"), Condition::None).await.unwrap()
+    log.append(Key::new(key).unwrap(), put("x"), Condition::None)
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn conforms() {
-    for settings in [SMALL, SqliteFeedSettings { resolved_every: SMALL.resolved_every, ..Default::default() }] {
+    for settings in [
+        SMALL,
+        SqliteFeedSettings {
+            resolved_every: SMALL.resolved_every,
+            ..Default::default()
+        },
+    ] {
         let (database, _folder) = open(Arc::new(SystemClock));
         let log = Arc::new(SqliteLog::new(database.clone()));
         conformance::run(log, Arc::new(SqliteFeedSource::new(database, settings))).await;
@@ -40,7 +51,16 @@ async fn batches_are_bounded_in_rows_and_in_bytes() {
     for index in 0..10 {
         write(&database, &format!("k{index}")).await;
     }
-    for (settings, most) in [(SMALL, 3), (SqliteFeedSettings { batch_bytes: 1, ..SMALL }, 1)] {
+    for (settings, most) in [
+        (SMALL, 3),
+        (
+            SqliteFeedSettings {
+                batch_bytes: 1,
+                ..SMALL
+            },
+            1,
+        ),
+    ] {
         let source = SqliteFeedSource::new(database.clone(), settings);
         for after in [None, Some(Position("0".into()))] {
             let mut feed = source.open(after).await.unwrap();
@@ -62,18 +82,32 @@ async fn resolved_claims_no_more_than_was_delivered() {
     let mut written = Vec::new();
     for index in 0..7 {
         clock.advance(10);
-        written.push(write(&database, &format!("k{index}")).await.timestamp_micros);
+        written.push(
+            write(&database, &format!("k{index}"))
+                .await
+                .timestamp_micros,
+        );
     }
     clock.advance(1_000);
-    let mut feed = SqliteFeedSource::new(database, SMALL).open(Some(Position("0".into()))).await.unwrap();
+    let mut feed = SqliteFeedSource::new(database, SMALL)
+        .open(Some(Position("0".into())))
+        .await
+        .unwrap();
     let mut delivered = 0;
     let mut last = 0;
     while last < clock.now_micros() {
         match feed.next().await.unwrap() {
             Event::Rows(rows) => delivered += rows.len(),
-            Event::Resolved { position, as_of_micros } => {
+            Event::Resolved {
+                position,
+                as_of_micros,
+            } => {
                 assert_eq!(position.0, delivered.to_string());
-                assert!(written[delivered..].iter().all(|timestamp| *timestamp >= as_of_micros));
+                assert!(
+                    written[delivered..]
+                        .iter()
+                        .all(|timestamp| *timestamp >= as_of_micros)
+                );
                 last = as_of_micros;
             }
         }
@@ -96,7 +130,10 @@ async fn purging_the_newest_row_gives_its_number_to_nobody() {
     let (database, _folder) = open(Arc::new(SystemClock));
     write(&database, "k").await;
     let source = SqliteFeedSource::new(database.clone(), SMALL);
-    database.exec(|transaction| transaction.execute("DELETE FROM kv_log", ())).await.unwrap();
+    database
+        .exec(|transaction| transaction.execute("DELETE FROM kv_log", ()))
+        .await
+        .unwrap();
     let mut feed = source.open(Some(Position("1".into()))).await.unwrap();
     write(&database, "k").await;
     loop {
@@ -120,5 +157,8 @@ async fn a_closed_log_ends_the_feed() {
             Err(error) => break assert!(matches!(error, FeedError::Interrupted(_)), "{error}"),
         }
     }
-    assert!(matches!(source.open(None).await.err().unwrap(), FeedError::Interrupted(_)));
+    assert!(matches!(
+        source.open(None).await.err().unwrap(),
+        FeedError::Interrupted(_)
+    ));
 }

@@ -2,8 +2,8 @@
 //! component's error.
 
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderName, HeaderValue};
 
 use crate::model::Version;
 use crate::wit_host::bindings::tidepool::kv::types::{Body, CacheStatus, Response};
@@ -69,9 +69,15 @@ pub enum BadAnswer {
 }
 
 /// Checks a response; takes the value that its body names.
-pub(super) fn check(response: Response, context: &mut Context, max_bytes: usize) -> Result<Answer, BadAnswer> {
+pub(super) fn check(
+    response: Response,
+    context: &mut Context,
+    max_bytes: usize,
+) -> Result<Answer, BadAnswer> {
     let status = match response.status {
-        200..=599 => StatusCode::from_u16(response.status).map_err(|_| BadAnswer::Status(response.status))?,
+        200..=599 => {
+            StatusCode::from_u16(response.status).map_err(|_| BadAnswer::Status(response.status))?
+        }
         other => return Err(BadAnswer::Status(other)),
     };
     if response.headers.len() > MAX_HEADERS {
@@ -79,31 +85,47 @@ pub(super) fn check(response: Response, context: &mut Context, max_bytes: usize)
     }
     let mut headers = Vec::with_capacity(response.headers.len());
     for h in response.headers {
-        let name = HeaderName::from_bytes(h.name.as_bytes()).map_err(|_| BadAnswer::Header(h.name))?;
+        let name =
+            HeaderName::from_bytes(h.name.as_bytes()).map_err(|_| BadAnswer::Header(h.name))?;
         if is_the_hosts(&name) {
             return Err(BadAnswer::HostHeader(name));
         }
-        let value = HeaderValue::try_from(h.value).map_err(|_| BadAnswer::Header(name.to_string()))?;
+        let value =
+            HeaderValue::try_from(h.value).map_err(|_| BadAnswer::Header(name.to_string()))?;
         headers.push((name, value));
     }
     let content_type = match response.content_type {
-        Some(text) => {
-            Some(HeaderValue::try_from(text).map_err(|_| BadAnswer::Header(header::CONTENT_TYPE.to_string()))?)
-        }
+        Some(text) => Some(
+            HeaderValue::try_from(text)
+                .map_err(|_| BadAnswer::Header(header::CONTENT_TYPE.to_string()))?,
+        ),
         None => None,
     };
     let body = match response.body {
         Body::Empty => AnswerBody::Empty,
-        Body::Bytes(bytes) if bytes.len() > max_bytes => return Err(BadAnswer::TooLarge(bytes.len(), max_bytes)),
+        Body::Bytes(bytes) if bytes.len() > max_bytes => {
+            return Err(BadAnswer::TooLarge(bytes.len(), max_bytes));
+        }
         Body::Bytes(bytes) => AnswerBody::Bytes(Bytes::from(bytes)),
-        Body::Value(value) => {
-            AnswerBody::Stored(context.take_value(value.rep()).map_err(|_| BadAnswer::NoSuchValue)?)
-        }
-        Body::Envelope(value) => {
-            AnswerBody::Envelope(context.take_value(value.rep()).map_err(|_| BadAnswer::NoSuchValue)?)
-        }
+        Body::Value(value) => AnswerBody::Stored(
+            context
+                .take_value(value.rep())
+                .map_err(|_| BadAnswer::NoSuchValue)?,
+        ),
+        Body::Envelope(value) => AnswerBody::Envelope(
+            context
+                .take_value(value.rep())
+                .map_err(|_| BadAnswer::NoSuchValue)?,
+        ),
     };
-    Ok(Answer { status, version: response.version.map(Version), cache: response.cache, content_type, headers, body })
+    Ok(Answer {
+        status,
+        version: response.version.map(Version),
+        cache: response.cache,
+        content_type,
+        headers,
+        body,
+    })
 }
 
 /// Headers that frame the message or that the host derives from the response.
@@ -141,18 +163,25 @@ mod tests {
             body: Body::Empty,
         };
         change(&mut response);
-        let mut context = Context::new(CallBounds::of(&Limits::default()), HandlerOutput::discard());
+        let mut context =
+            Context::new(CallBounds::of(&Limits::default()), HandlerOutput::discard());
         check(response, &mut context, 10)
     }
 
     fn header(name: &str, value: &str) -> Header {
-        Header { name: name.into(), value: value.into() }
+        Header {
+            name: name.into(),
+            value: value.into(),
+        }
     }
 
     #[test]
     fn only_final_statuses_are_sent() {
         for status in [0, 99, 100, 199, 600, u16::MAX] {
-            assert_eq!(checked(|r| r.status = status).unwrap_err(), BadAnswer::Status(status));
+            assert_eq!(
+                checked(|r| r.status = status).unwrap_err(),
+                BadAnswer::Status(status)
+            );
         }
         assert!(checked(|r| r.status = 200).is_ok() && checked(|r| r.status = 599).is_ok());
     }
@@ -171,6 +200,9 @@ mod tests {
         let many = |n| checked(|r| r.headers = (0..n).map(|_| header("x", "y")).collect());
         assert!(many(MAX_HEADERS).is_ok() && many(MAX_HEADERS + 1).is_err());
         assert!(checked(|r| r.body = Body::Bytes(vec![0; 10])).is_ok());
-        assert_eq!(checked(|r| r.body = Body::Bytes(vec![0; 11])).unwrap_err(), BadAnswer::TooLarge(11, 10));
+        assert_eq!(
+            checked(|r| r.body = Body::Bytes(vec![0; 11])).unwrap_err(),
+            BadAnswer::TooLarge(11, 10)
+        );
     }
 }

@@ -71,14 +71,23 @@ impl ServingEngine {
                     "this machine gives too little address space for the fast layout; \
                      handlers will check memory bounds in software"
                 );
-                let engine = pooling(&limits, instances, small)
-                    .map_err(|error| EngineError::AddressSpace { instances, reason: format!("{error:#}") })?;
+                let engine = pooling(&limits, instances, small).map_err(|error| {
+                    EngineError::AddressSpace {
+                        instances,
+                        reason: format!("{error:#}"),
+                    }
+                })?;
                 (engine, small)
             }
         };
         let ticks = Arc::new(AtomicU64::new(0));
         start_ticking(&engine, &ticks);
-        Ok(ServingEngine { engine, ticks, limits: Arc::new(limits), reservation })
+        Ok(ServingEngine {
+            engine,
+            ticks,
+            limits: Arc::new(limits),
+            reservation,
+        })
     }
 
     /// The wasmtime engine. It must not compile.
@@ -123,6 +132,8 @@ fn base(limits: &Limits, reservation: u64) -> Config {
     config
         .concurrency_support(false)
         .epoch_interruption(true)
+        // One core for the compiler, whatever there is: the others serve.
+        .parallel_compilation(false)
         .cranelift_opt_level(OptLevel::Speed)
         .memory_reservation(reservation)
         .max_wasm_stack(limits.stack_bytes)

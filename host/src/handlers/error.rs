@@ -55,7 +55,11 @@ impl CallError {
 
     /// What an error out of wasmtime means. `growth_refused`: the instance had
     /// been refused memory before it died.
-    pub(super) fn from_wasmtime(error: &wasmtime::Error, limits: &Limits, growth_refused: bool) -> CallError {
+    pub(super) fn from_wasmtime(
+        error: &wasmtime::Error,
+        limits: &Limits,
+        growth_refused: bool,
+    ) -> CallError {
         match error.downcast_ref::<Exceeded>() {
             Some(Exceeded::Cpu(_)) => return CallError::CpuDeadline(limits.cpu.as_millis()),
             Some(exceeded) => return CallError::Exceeded(exceeded.to_string()),
@@ -63,7 +67,10 @@ impl CallError {
         }
         match error.downcast_ref::<Trap>() {
             Some(Trap::StackOverflow) => {
-                return CallError::Exceeded(format!("more than {} bytes of stack (limits.stack_bytes)", limits.stack_bytes));
+                return CallError::Exceeded(format!(
+                    "more than {} bytes of stack (limits.stack_bytes)",
+                    limits.stack_bytes
+                ));
             }
             // What an allocator does when memory is refused differs from one
             // language to the next, but none survives it.
@@ -75,7 +82,10 @@ impl CallError {
             }
             _ => {}
         }
-        let summary = match (error.downcast_ref::<Trap>(), error.downcast_ref::<StaleHandle>()) {
+        let summary = match (
+            error.downcast_ref::<Trap>(),
+            error.downcast_ref::<StaleHandle>(),
+        ) {
             (Some(trap), _) => trap.to_string(),
             (None, Some(stale)) => stale.to_string(),
             // Only the outermost text: causes may name the inside.

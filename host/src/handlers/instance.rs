@@ -15,7 +15,9 @@ use super::error::CallError;
 use crate::cache::Decision;
 use crate::model::{Operation, Row};
 use crate::wit_host::bindings::tidepool::kv::types::Failure;
-use crate::wit_host::context::{Backends, CallBounds, Context, CpuMeter, Exceeded, Incoming, Subject};
+use crate::wit_host::context::{
+    Backends, CallBounds, Context, CpuMeter, Exceeded, Incoming, Subject,
+};
 use crate::wit_host::feed;
 use crate::wit_host::wasi::HandlerOutput;
 use crate::wit_host::worlds::{
@@ -66,14 +68,26 @@ impl Instance {
         bound_processor_time(&mut store, engine, limits.wall.as_millis());
         meter.reset(engine.now());
         let made = {
-            let making = Metered { call: pin!(pre.instantiate_async(&mut store)), meter: &meter, engine };
+            let making = Metered {
+                call: pin!(pre.instantiate_async(&mut store)),
+                meter: &meter,
+                engine,
+            };
             tokio::time::timeout(limits.wall, making).await
         };
         let instance = match made {
             Ok(Ok(instance)) => instance,
             Ok(Err(error)) => {
-                let error = match CallError::from_wasmtime(&error, &limits, store.data().growth_refused()) {
-                    CallError::Trap { summary, .. } if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() => {
+                let error = match CallError::from_wasmtime(
+                    &error,
+                    &limits,
+                    store.data().growth_refused(),
+                ) {
+                    CallError::Trap { summary, .. }
+                        if error
+                            .downcast_ref::<wasmtime::PoolConcurrencyLimitError>()
+                            .is_some() =>
+                    {
                         CallError::Instantiate(summary)
                     }
                     other => other,
@@ -83,14 +97,22 @@ impl Instance {
             Err(_) => return Err(CallError::WallDeadline(limits.wall.as_millis())),
         };
         let handle = match operation {
-            Operation::Get | Operation::Put | Operation::Delete => {
-                instance.get_typed_func(&mut store, EXPORT).map(Handle::Request)
-            }
-            Operation::Hydrate => instance.get_typed_func(&mut store, EXPORT).map(Handle::Hydrate),
+            Operation::Get | Operation::Put | Operation::Delete => instance
+                .get_typed_func(&mut store, EXPORT)
+                .map(Handle::Request),
+            Operation::Hydrate => instance
+                .get_typed_func(&mut store, EXPORT)
+                .map(Handle::Hydrate),
         };
         let handle = handle.map_err(|error| CallError::Instantiate(format!("{error:#}")))?;
         bound_processor_time(&mut store, engine, limits.cpu.as_millis());
-        Ok(Instance { store, handle, engine: engine.clone(), meter, uses_left: uses })
+        Ok(Instance {
+            store,
+            handle,
+            engine: engine.clone(),
+            meter,
+            uses_left: uses,
+        })
     }
 
     /// Calls `handle` of a `get`, `put` or `delete` component.
@@ -107,14 +129,18 @@ impl Instance {
     ) -> Result<Result<Answer, Failure>, CallError> {
         self.begin(backends, Subject::Request(incoming));
         let Handle::Request(handle) = &self.handle else {
-            return Err(CallError::Instantiate("a hydrate component cannot answer requests".into()));
+            return Err(CallError::Instantiate(
+                "a hydrate component cannot answer requests".into(),
+            ));
         };
         let call = handle.call_async(&mut self.store, (request, Resource::new_borrow(0)));
         let result = drive(call, &self.meter, &self.engine).await;
         let (result,) = self.settle(result)?;
         let limits = self.engine.limits();
         let checked = match result {
-            Ok(response) => answer::check(response, self.store.data_mut(), limits.response_bytes).map(Ok)?,
+            Ok(response) => {
+                answer::check(response, self.store.data_mut(), limits.response_bytes).map(Ok)?
+            }
             Err(failure) => Err(failure),
         };
         self.store.data_mut().end();
@@ -133,7 +159,9 @@ impl Instance {
     ) -> Result<Result<Vec<Decision>, Failure>, CallError> {
         self.begin(backends, Subject::Batch(Arc::clone(rows)));
         let Handle::Hydrate(handle) = &self.handle else {
-            return Err(CallError::Instantiate("only a hydrate component can decide about a batch".into()));
+            return Err(CallError::Instantiate(
+                "only a hydrate component can decide about a batch".into(),
+            ));
         };
         let changes = rows.iter().map(feed::change).collect();
         let call = handle.call_async(&mut self.store, (changes, Resource::new_borrow(0)));
@@ -158,9 +186,11 @@ impl Instance {
         let limits = self.engine.limits();
         match result {
             Driven::Done(Ok(result)) => Ok(result),
-            Driven::Done(Err(error)) => {
-                Err(CallError::from_wasmtime(&error, limits, self.store.data().growth_refused()))
-            }
+            Driven::Done(Err(error)) => Err(CallError::from_wasmtime(
+                &error,
+                limits,
+                self.store.data().growth_refused(),
+            )),
             Driven::TimedOut => Err(CallError::WallDeadline(limits.wall.as_millis())),
         }
     }
@@ -169,7 +199,8 @@ impl Instance {
     /// memory has grown far is let go, since linear memory never shrinks.
     pub fn reusable(&mut self) -> bool {
         self.uses_left = self.uses_left.saturating_sub(1);
-        self.uses_left > 0 && self.store.data().memory_bytes() <= self.engine.limits().memory_bytes / 2
+        self.uses_left > 0
+            && self.store.data().memory_bytes() <= self.engine.limits().memory_bytes / 2
     }
 }
 
@@ -185,7 +216,11 @@ async fn drive<R>(
     engine: &ServingEngine,
 ) -> Driven<R> {
     meter.reset(engine.now());
-    let mut call = Metered { call: pin!(call), meter, engine };
+    let mut call = Metered {
+        call: pin!(call),
+        meter,
+        engine,
+    };
     let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut call).poll(cx))).await;
     if let Poll::Ready(result) = first {
         return Driven::Done(result);

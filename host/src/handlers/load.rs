@@ -2,7 +2,7 @@
 //! imports, exports, and a call to see that it works. A component that passes
 //! is shared by every slot that runs it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant as Stopwatch};
@@ -18,6 +18,9 @@ use super::selftest;
 use crate::model::Operation;
 use crate::wit_host::context::Context;
 use crate::wit_host::worlds;
+
+/// Components kept ready though no slot may run them.
+const RECENT: usize = 8;
 
 /// The SHA-256 of a component's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,7 +60,9 @@ impl fmt::Debug for Digest {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// Over `handlers.max_component_bytes`.
-    #[error("the component has {size} bytes; at most {limit} are allowed (handlers.max_component_bytes)")]
+    #[error(
+        "the component has {size} bytes; at most {limit} are allowed (handlers.max_component_bytes)"
+    )]
     TooLarge {
         /// Bytes sent.
         size: usize,
@@ -65,7 +70,9 @@ pub enum LoadError {
         limit: usize,
     },
     /// Nothing that looks like wasm.
-    #[error("this is not WebAssembly; send the .wasm file that `cargo component build --release` made")]
+    #[error(
+        "this is not WebAssembly; send the .wasm file that `cargo component build --release` made"
+    )]
     NotWasm,
     /// A module, not a component.
     #[error(
@@ -90,7 +97,9 @@ pub enum LoadError {
         allowed: Vec<String>,
     },
     /// Its imports do not fit the interfaces' types.
-    #[error("the component's imports do not fit the interfaces of this host; build it against this host's wit/: {0}")]
+    #[error(
+        "the component's imports do not fit the interfaces of this host; build it against this host's wit/: {0}"
+    )]
     ImportMismatch(String),
     /// It does not export what its world exports.
     #[error(
@@ -149,6 +158,9 @@ pub struct Loader {
     linkers: HashMap<Operation, Linker<Context>>,
     max_bytes: usize,
     loaded: Mutex<HashMap<(Digest, Operation), Weak<Loaded>>>,
+    /// Kept for a while though no slot runs them: what is rolled back to is
+    /// mostly what ran before.
+    recent: Mutex<VecDeque<Arc<Loaded>>>,
     /// One compilation at a time: two would take both cores from requests.
     compiling: tokio::sync::Mutex<()>,
 }
@@ -162,11 +174,18 @@ impl Loader {
     pub fn new(engine: ServingEngine, max_bytes: usize) -> Result<Loader, LoadError> {
         let mut linkers = HashMap::new();
         for operation in Operation::ALL {
-            let linker =
-                worlds::linker(engine.engine(), operation).map_err(|error| LoadError::Host(format!("{error:#}")))?;
+            let linker = worlds::linker(engine.engine(), operation)
+                .map_err(|error| LoadError::Host(format!("{error:#}")))?;
             linkers.insert(operation, linker);
         }
-        Ok(Loader { engine, linkers, max_bytes, loaded: Mutex::default(), compiling: tokio::sync::Mutex::default() })
+        Ok(Loader {
+            engine,
+            linkers,
+            max_bytes,
+            loaded: Mutex::default(),
+            recent: Mutex::default(),
+            compiling: tokio::sync::Mutex::default(),
+        })
     }
 
     /// The engine that it loads for.
@@ -179,11 +198,21 @@ impl Loader {
     /// # Errors
     ///
     /// See [`LoadError`]; nothing has changed then.
-    pub async fn load(&self, operation: Operation, bytes: bytes::Bytes) -> Result<(Arc<Loaded>, Timings), LoadError> {
+    pub async fn load(
+        &self,
+        operation: Operation,
+        bytes: bytes::Bytes,
+    ) -> Result<(Arc<Loaded>, Timings), LoadError> {
         check_kind(&bytes, self.max_bytes)?;
         let digest = Digest::of(&bytes);
         let _one_at_a_time = self.compiling.lock().await;
-        if let Some(loaded) = self.loaded.lock().get(&(digest, operation)).and_then(Weak::upgrade) {
+        if let Some(loaded) = self
+            .loaded
+            .lock()
+            .get(&(digest, operation))
+            .and_then(Weak::upgrade)
+        {
+            self.keep(&loaded);
             return Ok((loaded, Timings::default()));
         }
         let mut timings = Timings::default();
@@ -197,58 +226,109 @@ impl Loader {
         timings.verify = start.elapsed();
 
         let start = Stopwatch::now();
-        let loaded = Arc::new(Loaded { digest, size: bytes.len(), operation, pre });
+        let loaded = Arc::new(Loaded {
+            digest,
+            size: bytes.len(),
+            operation,
+            pre,
+        });
         self.self_test(&loaded).await?;
         timings.self_test = start.elapsed();
 
         let mut all = self.loaded.lock();
         all.retain(|_, loaded| loaded.strong_count() > 0);
         all.insert((digest, operation), Arc::downgrade(&loaded));
+        drop(all);
+        self.keep(&loaded);
         Ok((loaded, timings))
+    }
+
+    /// Moves a component to the front of the recent ones.
+    fn keep(&self, loaded: &Arc<Loaded>) {
+        let mut recent = self.recent.lock();
+        recent.retain(|other| !Arc::ptr_eq(other, loaded));
+        recent.push_front(Arc::clone(loaded));
+        recent.truncate(RECENT);
     }
 
     async fn compile(&self, bytes: bytes::Bytes) -> Result<Component, LoadError> {
         let engine = self.engine.clone();
         let work = move || {
-            let compiled = engine.compile(&bytes).map_err(|error| LoadError::Invalid(one_line(&error)))?;
-            engine.load(&compiled).map_err(|error| LoadError::Host(one_line(&error)))
+            let compiled = engine
+                .compile(&bytes)
+                .map_err(|error| LoadError::Invalid(one_line(&error)))?;
+            engine
+                .load(&compiled)
+                .map_err(|error| LoadError::Host(one_line(&error)))
         };
         tokio::task::spawn_blocking(work)
             .await
-            .unwrap_or_else(|error| Err(LoadError::Invalid(format!("the compiler gave up on it: {error}"))))
+            .unwrap_or_else(|error| {
+                Err(LoadError::Invalid(format!(
+                    "the compiler gave up on it: {error}"
+                )))
+            })
     }
 
     /// Checks the component against the operation's world.
-    fn link(&self, operation: Operation, component: &Component) -> Result<InstancePre<Context>, LoadError> {
+    fn link(
+        &self,
+        operation: Operation,
+        component: &Component,
+    ) -> Result<InstancePre<Context>, LoadError> {
         let engine = self.engine.engine();
         let ty = component.component_type();
         let forbidden: Vec<String> = ty
             .imports(engine)
             // A type that the world takes out of an interface is listed too,
             // and carries no authority.
-            .filter(|(_, item)| !matches!(item.ty, ComponentItem::Type(_) | ComponentItem::Resource(_)))
+            .filter(|(_, item)| {
+                !matches!(item.ty, ComponentItem::Type(_) | ComponentItem::Resource(_))
+            })
             .filter(|(name, _)| !may_import(operation, name))
             .map(|(name, _)| name.to_owned())
             .collect();
         if !forbidden.is_empty() {
-            let allowed = worlds::imports(operation).iter().map(|i| interface_name(i)).collect();
-            return Err(LoadError::Forbidden { operation, forbidden, allowed });
+            let allowed = worlds::imports(operation)
+                .iter()
+                .map(|i| interface_name(i))
+                .collect();
+            return Err(LoadError::Forbidden {
+                operation,
+                forbidden,
+                allowed,
+            });
         }
         let handle = ty.exports(engine).find(|(name, _)| *name == worlds::EXPORT);
-        if !matches!(handle, Some((_, item)) if matches!(item.ty, ComponentItem::ComponentFunc(_))) {
-            let exports = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
+        if !matches!(handle, Some((_, item)) if matches!(item.ty, ComponentItem::ComponentFunc(_)))
+        {
+            let exports = ty
+                .exports(engine)
+                .map(|(name, _)| name.to_owned())
+                .collect();
             return Err(LoadError::MissingExport { operation, exports });
         }
-        let linker = self.linkers.get(&operation).ok_or_else(|| LoadError::Host("no linker".into()))?;
-        linker.instantiate_pre(component).map_err(|error| LoadError::ImportMismatch(one_line(&error)))
+        let linker = self
+            .linkers
+            .get(&operation)
+            .ok_or_else(|| LoadError::Host("no linker".into()))?;
+        linker
+            .instantiate_pre(component)
+            .map_err(|error| LoadError::ImportMismatch(one_line(&error)))
     }
 
     async fn self_test(&self, loaded: &Loaded) -> Result<(), LoadError> {
         let operation = loaded.operation;
-        selftest::run(&self.engine, loaded).await.map_err(|error| match error {
-            CallError::Overloaded => LoadError::Host(error.to_string()),
-            error => LoadError::SelfTest { operation, reason: error.to_string(), detail: error.log_text() },
-        })
+        selftest::run(&self.engine, loaded)
+            .await
+            .map_err(|error| match error {
+                CallError::Overloaded => LoadError::Host(error.to_string()),
+                error => LoadError::SelfTest {
+                    operation,
+                    reason: error.to_string(),
+                    detail: error.log_text(),
+                },
+            })
     }
 }
 
@@ -257,7 +337,10 @@ fn check_kind(bytes: &[u8], limit: usize) -> Result<(), LoadError> {
     const MODULE: &[u8] = b"\0asm\x01\0\0\0";
     const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
     if bytes.len() > limit {
-        return Err(LoadError::TooLarge { size: bytes.len(), limit });
+        return Err(LoadError::TooLarge {
+            size: bytes.len(),
+            limit,
+        });
     }
     if bytes.starts_with(MODULE) {
         return Err(LoadError::CoreModule);
@@ -269,21 +352,36 @@ fn check_kind(bytes: &[u8], limit: usize) -> Result<(), LoadError> {
 }
 
 fn interface_name(interface: &str) -> String {
-    format!("{}/{interface}@{}", worlds::PACKAGE, worlds::PACKAGE_VERSION)
+    format!(
+        "{}/{interface}@{}",
+        worlds::PACKAGE,
+        worlds::PACKAGE_VERSION
+    )
 }
 
 /// Whether the world of the operation has the import. WASI is served without
 /// anything behind it that could be reached.
 fn may_import(operation: Operation, name: &str) -> bool {
-    const WASI: [&str; 6] =
-        ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+    const WASI: [&str; 6] = [
+        "wasi:cli/",
+        "wasi:clocks/",
+        "wasi:filesystem/",
+        "wasi:io/",
+        "wasi:random/",
+        "wasi:sockets/",
+    ];
     WASI.iter().any(|package| name.starts_with(package))
-        || worlds::imports(operation).iter().any(|interface| name == interface_name(interface))
+        || worlds::imports(operation)
+            .iter()
+            .any(|interface| name == interface_name(interface))
 }
 
 /// The whole chain of an error in one line.
 fn one_line(error: &wasmtime::Error) -> String {
-    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+    format!("{error:#}")
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]
@@ -294,8 +392,14 @@ mod tests {
     fn kinds_and_sizes_are_told_apart_before_compiling() {
         let component = b"\0asm\x0d\0\x01\0".to_vec();
         assert!(check_kind(&component, 8).is_ok());
-        assert!(matches!(check_kind(&component, 7), Err(LoadError::TooLarge { size: 8, limit: 7 })));
-        assert!(matches!(check_kind(b"\0asm\x01\0\0\0", 8), Err(LoadError::CoreModule)));
+        assert!(matches!(
+            check_kind(&component, 7),
+            Err(LoadError::TooLarge { size: 8, limit: 7 })
+        ));
+        assert!(matches!(
+            check_kind(b"\0asm\x01\0\0\0", 8),
+            Err(LoadError::CoreModule)
+        ));
         assert!(matches!(check_kind(b"hello", 8), Err(LoadError::NotWasm)));
         assert!(matches!(check_kind(b"", 8), Err(LoadError::NotWasm)));
     }
@@ -306,13 +410,20 @@ mod tests {
         assert!(may(Operation::Get, "cache") && may(Operation::Get, "log-reader"));
         assert!(!may(Operation::Get, "log-put") && !may(Operation::Get, "log-delete"));
         assert!(may(Operation::Put, "log-put"));
-        assert!(!may(Operation::Put, "cache") && !may(Operation::Put, "log-delete") && !may(Operation::Put, "log-reader"));
+        assert!(
+            !may(Operation::Put, "cache")
+                && !may(Operation::Put, "log-delete")
+                && !may(Operation::Put, "log-reader")
+        );
         assert!(may(Operation::Delete, "log-delete"));
         assert!(!may(Operation::Delete, "log-put") && !may(Operation::Delete, "cache"));
         for interface in ["cache", "log-reader", "log-put", "log-delete"] {
             assert!(!may(Operation::Hydrate, interface), "{interface}");
         }
-        assert!(!may_import(Operation::Get, "wasi:http/outgoing-handler@0.2.0"));
+        assert!(!may_import(
+            Operation::Get,
+            "wasi:http/outgoing-handler@0.2.0"
+        ));
         assert!(!may_import(Operation::Get, "tidepool:kv/cache@0.2.0"));
         assert!(may_import(Operation::Get, "wasi:clocks/wall-clock@0.2.9"));
     }

@@ -12,12 +12,12 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::config::Handlers;
 use super::load::{Digest, LoadError, Loaded, Loader, Timings};
 use super::revision::{Revision, RevisionInfo};
 use super::slot::Slot;
 use super::store::{DeploymentStore, NewRevision, StoreError, StoredRevision};
 use crate::clock::{Clock, Entropy};
+use crate::config::Handlers;
 use crate::model::{Operation, RevisionState};
 
 /// Who deployed the handlers that come with the host.
@@ -55,7 +55,9 @@ pub enum DeployError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// There is nothing to go back to.
-    #[error("`{operation}` in {region} has no revision {wanted}; `tidepool handlers --all` lists them")]
+    #[error(
+        "`{operation}` in {region} has no revision {wanted}; `tidepool handlers --all` lists them"
+    )]
     NoSuchRevision {
         /// The region.
         region: Arc<str>,
@@ -140,11 +142,14 @@ impl Registry {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Registry, DeployError> {
-        let slots: Vec<_> =
-            (0..regions.len() * Operation::ALL.len()).map(|_| Arc::new(Slot::new(pool.clone()))).collect();
+        let slots: Vec<_> = (0..regions.len() * Operation::ALL.len())
+            .map(|_| Arc::new(Slot::new(pool.clone())))
+            .collect();
         let mut registry = Registry {
             regions,
-            table: ArcSwap::from_pointee(Table { revisions: Vec::new() }),
+            table: ArcSwap::from_pointee(Table {
+                revisions: Vec::new(),
+            }),
             slots,
             loader,
             store,
@@ -159,8 +164,14 @@ impl Registry {
             for operation in Operation::ALL {
                 let built_in = defaults[operation as usize];
                 let name = Arc::clone(&registry.regions[region]);
-                let active = stored.iter().find(|s| s.active && *s.region == *name && s.operation == operation);
-                revisions.push(registry.restore(region, operation, active, built_in).await?);
+                let active = stored
+                    .iter()
+                    .find(|s| s.active && *s.region == *name && s.operation == operation);
+                revisions.push(
+                    registry
+                        .restore(region, operation, active, built_in)
+                        .await?,
+                );
             }
         }
         registry.table = ArcSwap::from_pointee(Table { revisions });
@@ -178,7 +189,8 @@ impl Registry {
         let mut note = String::new();
         match active {
             // A newer binary brings newer built-in handlers.
-            Some(stored) if stored.deployed_by == BUILT_IN && stored.digest != Digest::of(&built_in) => {}
+            Some(stored)
+                if stored.deployed_by == BUILT_IN && stored.digest != Digest::of(&built_in) => {}
             Some(stored) => match self.load_stored(stored).await {
                 Ok(loaded) => {
                     let info = RevisionInfo {
@@ -213,7 +225,11 @@ impl Registry {
         };
         let numbers = self.store.deploy(new.clone()).await?;
         let number = numbers.first().copied().unwrap_or(1);
-        Ok(self.revision(region, info(&new, Arc::clone(&self.regions[region]), number), loaded))
+        Ok(self.revision(
+            region,
+            info(&new, Arc::clone(&self.regions[region]), number),
+            loaded,
+        ))
     }
 
     async fn load_stored(&self, stored: &StoredRevision) -> Result<Arc<Loaded>, DeployError> {
@@ -260,7 +276,10 @@ impl Registry {
         let targets = self.targets(region)?;
         let received = Digest::of(&component);
         if let Some(announced) = announced.filter(|a| *a != received) {
-            return Err(DeployError::DigestMismatch { announced, received });
+            return Err(DeployError::DigestMismatch {
+                announced,
+                received,
+            });
         }
         let _one_at_a_time = self.deploying.lock().await;
         let size = component.len();
@@ -270,11 +289,17 @@ impl Registry {
             .copied()
             .filter(|region| self.current(*region, operation).loaded().digest != received)
             .collect();
-        let before: Vec<u64> = targets.iter().map(|r| self.current(*r, operation).info().number).collect();
+        let before: Vec<u64> = targets
+            .iter()
+            .map(|r| self.current(*r, operation).info().number)
+            .collect();
         if !changing.is_empty() {
             let new = NewRevision {
                 operation,
-                regions: changing.iter().map(|r| Arc::clone(&self.regions[*r])).collect(),
+                regions: changing
+                    .iter()
+                    .map(|r| Arc::clone(&self.regions[*r]))
+                    .collect(),
                 digest: received,
                 component,
                 at: self.clock.now_micros(),
@@ -288,14 +313,23 @@ impl Registry {
             });
             self.swap(operation, next.collect());
         }
-        let slots = targets.into_iter().zip(before).map(|(region, from)| Swapped {
-            region: Arc::clone(&self.regions[region]),
-            from,
-            revision: self.current(region, operation).info().number,
-            unchanged: !changing.contains(&region),
-        });
+        let slots = targets
+            .into_iter()
+            .zip(before)
+            .map(|(region, from)| Swapped {
+                region: Arc::clone(&self.regions[region]),
+                from,
+                revision: self.current(region, operation).info().number,
+                unchanged: !changing.contains(&region),
+            });
         let slots: Vec<_> = slots.collect();
-        Ok(Deployed { digest: received, size, timings, total: start.elapsed(), slots })
+        Ok(Deployed {
+            digest: received,
+            size,
+            timings,
+            total: start.elapsed(),
+            slots,
+        })
     }
 
     /// Goes back to an earlier revision: `to`, or the newest one older than
@@ -349,7 +383,10 @@ impl Registry {
             };
             next.push((region, self.revision(region, info, loaded)));
         }
-        let numbers = next.iter().map(|(_, r)| (Arc::clone(&r.info().region), r.info().number)).collect();
+        let numbers = next
+            .iter()
+            .map(|(_, r)| (Arc::clone(&r.info().region), r.info().number))
+            .collect();
         self.store.activate(operation, numbers).await?;
         tracing::info!(%operation, by, "rolling back");
         self.swap(operation, next);
@@ -364,10 +401,17 @@ impl Registry {
     pub async fn list(&self) -> Result<Vec<Listed>, DeployError> {
         let stored = self.store.list().await?;
         let table = self.table.load_full();
-        let draining: Vec<Arc<Revision>> = self.draining.lock().iter().filter_map(Weak::upgrade).collect();
+        let draining: Vec<Arc<Revision>> = self
+            .draining
+            .lock()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
         let running = |stored: &StoredRevision, revision: &Arc<Revision>| {
             let info = revision.info();
-            *info.region == *stored.region && info.operation == stored.operation && info.number == stored.number
+            *info.region == *stored.region
+                && info.operation == stored.operation
+                && info.number == stored.number
         };
         let listed = stored.into_iter().map(|stored| {
             let active = table.revisions.iter().find(|r| running(&stored, r));
@@ -377,7 +421,11 @@ impl Registry {
                 (None, Some(revision)) => (RevisionState::Draining, Some(revision.counts())),
                 (None, None) => (RevisionState::Retired, None),
             };
-            Listed { stored, state, counts }
+            Listed {
+                stored,
+                state,
+                counts,
+            }
         });
         Ok(listed.collect())
     }

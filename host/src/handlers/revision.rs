@@ -95,7 +95,10 @@ impl Revision {
 
     /// Calls so far, and how many of them failed through the component.
     pub fn counts(&self) -> (u64, u64) {
-        (self.calls.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
+        (
+            self.calls.load(Ordering::Relaxed),
+            self.failures.load(Ordering::Relaxed),
+        )
     }
 
     /// Answers a request.
@@ -111,7 +114,9 @@ impl Revision {
     ) -> Result<Result<Answer, Failure>, CallError> {
         let _permit = self.slot.enter().await?;
         let mut instance = self.instance().await?;
-        let result = instance.request(Arc::clone(backends), request, incoming).await;
+        let result = instance
+            .request(Arc::clone(backends), request, incoming)
+            .await;
         self.finish(instance, result)
     }
 
@@ -136,8 +141,13 @@ impl Revision {
         match idle {
             Some(instance) => Ok(instance),
             None => {
-                let made =
-                    Instance::new(&self.engine, &self.loaded.pre, self.info.operation, self.output(), self.uses());
+                let made = Instance::new(
+                    &self.engine,
+                    &self.loaded.pre,
+                    self.info.operation,
+                    self.output(),
+                    self.uses(),
+                );
                 made.await.inspect_err(|error| self.failed(error))
             }
         }
@@ -145,7 +155,11 @@ impl Revision {
 
     /// Keeps the instance for the next call. After an error of the call it is
     /// dropped: what it left behind cannot be trusted.
-    fn finish<T>(&self, mut instance: Instance, result: Result<T, CallError>) -> Result<T, CallError> {
+    fn finish<T>(
+        &self,
+        mut instance: Instance,
+        result: Result<T, CallError>,
+    ) -> Result<T, CallError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         match result {
             Ok(value) => {
@@ -174,7 +188,12 @@ impl Revision {
 
     /// Printed lines become log lines.
     fn output(&self) -> HandlerOutput {
-        let RevisionInfo { region, operation, number, .. } = self.info.clone();
+        let RevisionInfo {
+            region,
+            operation,
+            number,
+            ..
+        } = self.info.clone();
         HandlerOutput::new(move |line| {
             tracing::info!(target: "handler", region = &*region, %operation, revision = number, "{line}");
         })

@@ -41,14 +41,25 @@ pub async fn run(engine: &ServingEngine, loaded: &Loaded) -> Result<(), CallErro
             None => get(&mut instance, &backends).await?,
             failed => failed,
         },
-        Operation::Put => request(&mut instance, &backends, Method::Put, br#"{"value":"self-test"}"#).await?,
+        Operation::Put => {
+            request(
+                &mut instance,
+                &backends,
+                Method::Put,
+                br#"{"value":"self-test"}"#,
+            )
+            .await?
+        }
         Operation::Delete => request(&mut instance, &backends, Method::Delete, b"").await?,
         Operation::Hydrate => instance.decide(backends, &batch()?).await?.err(),
     };
     match failure {
         Some(Failure::Internal(text)) => {
             let summary = format!("it answered `internal`: {text}");
-            Err(CallError::Trap { detail: summary.clone(), summary })
+            Err(CallError::Trap {
+                detail: summary.clone(),
+                summary,
+            })
         }
         _ => Ok(()),
     }
@@ -62,7 +73,10 @@ async fn instance(
     Instance::new(engine, pre, operation, HandlerOutput::discard(), u32::MAX).await
 }
 
-async fn get(instance: &mut Instance, backends: &Arc<Backends>) -> Result<Option<Failure>, CallError> {
+async fn get(
+    instance: &mut Instance,
+    backends: &Arc<Backends>,
+) -> Result<Option<Failure>, CallError> {
     request(instance, backends, Method::Get, b"").await
 }
 
@@ -80,8 +94,14 @@ async fn request(
         accept: None,
     };
     let (parts, ()) = http::Request::new(()).into_parts();
-    let incoming = Box::new(Incoming { parts, body: Bytes::from_static(body) });
-    Ok(instance.request(Arc::clone(backends), request, incoming).await?.err())
+    let incoming = Box::new(Incoming {
+        parts,
+        body: Bytes::from_static(body),
+    });
+    Ok(instance
+        .request(Arc::clone(backends), request, incoming)
+        .await?
+        .err())
 }
 
 fn key() -> Result<Key, CallError> {
@@ -89,25 +109,51 @@ fn key() -> Result<Key, CallError> {
 }
 
 fn value() -> Value {
-    Value { bytes: Bytes::from_static(b"self-test"), content_type: None, expires_at: None }
+    Value {
+        bytes: Bytes::from_static(b"self-test"),
+        content_type: None,
+        expires_at: None,
+    }
 }
 
 /// One value and one tombstone.
 fn batch() -> Result<Arc<[Row]>, CallError> {
     let key = key()?;
     Ok(Arc::from([
-        Row { key: key.clone(), version: Version(1), value: Some(value()) },
-        Row { key, version: Version(2), value: None },
+        Row {
+            key: key.clone(),
+            version: Version(1),
+            value: Some(value()),
+        },
+        Row {
+            key,
+            version: Version(2),
+            value: None,
+        },
     ]))
 }
 
 fn backends() -> Result<Arc<Backends>, CallError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let log = ScratchLog::default();
-    log.0.lock().insert(key()?, State::Live { version: Version(1), value: value() });
-    let settings = MemoryCacheSettings { max_bytes: 1 << 20, ..MemoryCacheSettings::default() };
+    log.0.lock().insert(
+        key()?,
+        State::Live {
+            version: Version(1),
+            value: value(),
+        },
+    );
+    let settings = MemoryCacheSettings {
+        max_bytes: 1 << 20,
+        ..MemoryCacheSettings::default()
+    };
     let cache = MemoryCache::new(settings, Arc::clone(&clock), Arc::new(SystemEntropy));
-    Ok(Arc::new(Backends { log: Arc::new(log), cache: Arc::new(cache), clock, max_value_bytes: 1 << 20 }))
+    Ok(Arc::new(Backends {
+        log: Arc::new(log),
+        cache: Arc::new(cache),
+        clock,
+        max_value_bytes: 1 << 20,
+    }))
 }
 
 /// A log that lasts for one self-test and promises nothing.
@@ -116,23 +162,44 @@ struct ScratchLog(Mutex<HashMap<Key, State>>);
 
 #[async_trait]
 impl Log for ScratchLog {
-    async fn append(&self, key: Key, change: Change, condition: Condition) -> Result<Receipt, AppendError> {
+    async fn append(
+        &self,
+        key: Key,
+        change: Change,
+        condition: Condition,
+    ) -> Result<Receipt, AppendError> {
         let mut keys = self.0.lock();
         let latest = keys.get(&key).cloned().unwrap_or(State::Absent);
-        let live = if let State::Live { version, .. } = latest { Some(version) } else { None };
+        let live = if let State::Live { version, .. } = latest {
+            Some(version)
+        } else {
+            None
+        };
         if !condition.holds(live) {
             return Err(AppendError::PreconditionFailed { current: live });
         }
         let now = SystemClock.now_micros();
         let version = Version::next(latest.version(), now);
         let state = match change {
-            Change::Put { value, content_type, .. } => {
-                State::Live { version, value: Value { bytes: value, content_type, expires_at: None } }
-            }
+            Change::Put {
+                value,
+                content_type,
+                ..
+            } => State::Live {
+                version,
+                value: Value {
+                    bytes: value,
+                    content_type,
+                    expires_at: None,
+                },
+            },
             Change::Delete => State::Deleted { version },
         };
         keys.insert(key, state);
-        Ok(Receipt { version, timestamp_micros: now })
+        Ok(Receipt {
+            version,
+            timestamp_micros: now,
+        })
     }
 
     async fn read(&self, key: &Key) -> Result<State, ReadError> {

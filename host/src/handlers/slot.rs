@@ -20,7 +20,11 @@ pub struct Slot {
 impl Slot {
     /// A slot with nobody in it.
     pub fn new(settings: Handlers) -> Slot {
-        Slot { running: Semaphore::new(settings.concurrency), waiting: AtomicUsize::new(0), settings }
+        Slot {
+            running: Semaphore::new(settings.concurrency),
+            waiting: AtomicUsize::new(0),
+            settings,
+        }
     }
 
     /// The bounds of the slot.
@@ -65,7 +69,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_over_the_bound_are_told_at_once_and_those_within_it_wait() {
-        let settings = Handlers { concurrency: 1, queue: 1, queue_wait: Duration::from_secs(1), ..Default::default() };
+        let settings = Handlers {
+            concurrency: 1,
+            queue: 1,
+            queue_wait: Duration::from_secs(1),
+            ..Default::default()
+        };
         let slot = Slot::new(settings);
         let inside = slot.enter().await.unwrap();
         let mut first = Box::pin(slot.enter());

@@ -68,7 +68,10 @@ pub struct DeploymentStore {
 impl DeploymentStore {
     /// The record in `database`; it keeps the newest `keep` revisions per slot.
     pub fn new(database: Arc<SqliteDatabase>, keep: usize) -> DeploymentStore {
-        DeploymentStore { database, keep: keep.max(1) }
+        DeploymentStore {
+            database,
+            keep: keep.max(1),
+        }
     }
 
     /// Records a deployment and makes it active. Answers the number that the
@@ -97,7 +100,11 @@ impl DeploymentStore {
     /// # Errors
     ///
     /// The database refuses, or a revision is not recorded.
-    pub async fn activate(&self, operation: Operation, numbers: Vec<(Arc<str>, u64)>) -> Result<(), StoreError> {
+    pub async fn activate(
+        &self,
+        operation: Operation,
+        numbers: Vec<(Arc<str>, u64)>,
+    ) -> Result<(), StoreError> {
         self.run(move |tx| {
             for (region, number) in numbers {
                 deactivate(tx, &region, operation)?;
@@ -161,9 +168,12 @@ impl DeploymentStore {
                     .optional()
             })
             .await?;
-        let bytes = bytes.ok_or_else(|| StoreError(format!("component {digest} is not recorded")))?;
+        let bytes =
+            bytes.ok_or_else(|| StoreError(format!("component {digest} is not recorded")))?;
         if Digest::of(&bytes) != digest {
-            return Err(StoreError(format!("component {digest} is damaged on disk; deploy it again")));
+            return Err(StoreError(format!(
+                "component {digest} is damaged on disk; deploy it again"
+            )));
         }
         Ok(Bytes::from(bytes))
     }
@@ -172,11 +182,19 @@ impl DeploymentStore {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<R> + Send + 'static,
     ) -> Result<R, StoreError> {
-        self.database.exec(work).await.map_err(|error| StoreError(error.to_string()))
+        self.database
+            .exec(work)
+            .await
+            .map_err(|error| StoreError(error.to_string()))
     }
 }
 
-fn insert(tx: &Transaction<'_>, new: &NewRevision, region: &str, keep: usize) -> rusqlite::Result<u64> {
+fn insert(
+    tx: &Transaction<'_>,
+    new: &NewRevision,
+    region: &str,
+    keep: usize,
+) -> rusqlite::Result<u64> {
     let operation = new.operation.name();
     let number: u64 = tx
         .prepare_cached("SELECT coalesce(max(number), 0) + 1 FROM revisions WHERE region = ?1 AND operation = ?2")?
@@ -187,19 +205,24 @@ fn insert(tx: &Transaction<'_>, new: &NewRevision, region: &str, keep: usize) ->
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1)",
     )?
     .execute(params![region, operation, number, new.digest.as_bytes(), new.at, new.by, new.note])?;
-    tx.prepare_cached("DELETE FROM revisions WHERE region = ?1 AND operation = ?2 AND number <= ?3 - ?4")?
-        .execute(params![region, operation, number, keep])?;
+    tx.prepare_cached(
+        "DELETE FROM revisions WHERE region = ?1 AND operation = ?2 AND number <= ?3 - ?4",
+    )?
+    .execute(params![region, operation, number, keep])?;
     Ok(number)
 }
 
 fn deactivate(tx: &Transaction<'_>, region: &str, operation: Operation) -> rusqlite::Result<()> {
-    tx.prepare_cached("UPDATE revisions SET active = 0 WHERE region = ?1 AND operation = ?2 AND active = 1")?
-        .execute(params![region, operation.name()])?;
+    tx.prepare_cached(
+        "UPDATE revisions SET active = 0 WHERE region = ?1 AND operation = ?2 AND active = 1",
+    )?
+    .execute(params![region, operation.name()])?;
     Ok(())
 }
 
 fn drop_unused_components(tx: &Transaction<'_>) -> rusqlite::Result<()> {
-    tx.prepare_cached("DELETE FROM components WHERE digest NOT IN (SELECT digest FROM revisions)")?.execute([])?;
+    tx.prepare_cached("DELETE FROM components WHERE digest NOT IN (SELECT digest FROM revisions)")?
+        .execute([])?;
     Ok(())
 }
 

@@ -18,7 +18,8 @@ use subtle::ConstantTimeEq as _;
 
 use super::body::read_body;
 use super::documents::{
-    Deployed, DeployedSlot, HandlerList, HandlerRevision, RevisionState, RolledBack, RolledBackSlot, Timings,
+    Deployed, DeployedSlot, HandlerList, HandlerRevision, RevisionState, RolledBack,
+    RolledBackSlot, Timings,
 };
 use super::region::{Region, RegionReport};
 use super::respond::{self, Answer, Kind, Problem};
@@ -62,7 +63,11 @@ enum Route<'a> {
 
 impl AdminPlane {
     /// The admin plane of these regions.
-    pub fn new(regions: Vec<Arc<Region>>, registry: Arc<Registry>, settings: &Settings) -> AdminPlane {
+    pub fn new(
+        regions: Vec<Arc<Region>>,
+        registry: Arc<Registry>,
+        settings: &Settings,
+    ) -> AdminPlane {
         AdminPlane(Arc::new(Inner {
             regions,
             registry,
@@ -77,7 +82,10 @@ impl AdminPlane {
         let path = request.uri().path().to_owned();
         let answer = match route(request.method(), &path) {
             // Probes carry no token, and tell nothing but yes or no.
-            Ok(Route::Healthz) => Ok(respond::json(StatusCode::OK, &serde_json::json!({"status": "alive"}))),
+            Ok(Route::Healthz) => Ok(respond::json(
+                StatusCode::OK,
+                &serde_json::json!({"status": "alive"}),
+            )),
             Ok(Route::Readyz) => Ok(self.0.readyz()),
             Ok(route) => match self.0.authorize(request.headers()) {
                 Ok(()) => self.0.answer(route, request).await,
@@ -116,7 +124,9 @@ impl Inner {
         let Some(token) = &self.token else {
             return refuse_browsers(headers);
         };
-        let sent = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let sent = headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         // In constant time: an answer's delay must not tell how much was right.
         if sent.is_some_and(|sent| bool::from(sent.ct_eq(token.expose().as_bytes()))) {
             return Ok(());
@@ -125,7 +135,11 @@ impl Inner {
         Err(Problem::new(Kind::Unauthorized, detail))
     }
 
-    async fn answer(&self, route: Route<'_>, request: Request<HttpBody>) -> Result<Answer, Problem> {
+    async fn answer(
+        &self,
+        route: Route<'_>,
+        request: Request<HttpBody>,
+    ) -> Result<Answer, Problem> {
         match route {
             Route::Healthz | Route::Readyz => Ok(self.readyz()),
             Route::Regions => Ok(respond::json(StatusCode::OK, &self.reports())),
@@ -141,10 +155,21 @@ impl Inner {
     }
 
     fn readyz(&self) -> Answer {
-        let waiting: Vec<&str> =
-            self.regions.iter().filter(|region| !region.ready()).map(|region| &*region.name).collect();
-        let status = if waiting.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        respond::json(status, &serde_json::json!({"ready": waiting.is_empty(), "waiting_for": waiting}))
+        let waiting: Vec<&str> = self
+            .regions
+            .iter()
+            .filter(|region| !region.ready())
+            .map(|region| &*region.name)
+            .collect();
+        let status = if waiting.is_empty() {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        respond::json(
+            status,
+            &serde_json::json!({"ready": waiting.is_empty(), "waiting_for": waiting}),
+        )
     }
 
     /// Answers once the region has applied everything that was committed up to
@@ -152,28 +177,56 @@ impl Inner {
     async fn caught_up(&self, name: &str, uri: &Uri) -> Result<Answer, Problem> {
         let query = Query::of(uri, &["version", "timeout_ms"])?;
         let version: i64 = query.number("version")?.ok_or_else(|| {
-            Problem::new(Kind::BadRequest, "say up to which version: ?version=<the ETag of a write>")
+            Problem::new(
+                Kind::BadRequest,
+                "say up to which version: ?version=<the ETag of a write>",
+            )
         })?;
-        let wait = query.number("timeout_ms")?.map_or(MAX_CATCH_UP_WAIT, Duration::from_millis).min(MAX_CATCH_UP_WAIT);
-        let region = self.regions.iter().find(|region| *region.name == *name).ok_or_else(|| self.no_region(name))?;
+        let wait = query
+            .number("timeout_ms")?
+            .map_or(MAX_CATCH_UP_WAIT, Duration::from_millis)
+            .min(MAX_CATCH_UP_WAIT);
+        let region = self
+            .regions
+            .iter()
+            .find(|region| *region.name == *name)
+            .ok_or_else(|| self.no_region(name))?;
         let mut resolved = region.status.progress();
-        let reached = resolved.wait_for(|resolved| resolved.as_ref().is_some_and(|r| r.as_of_micros > version));
+        let reached = resolved
+            .wait_for(|resolved| resolved.as_ref().is_some_and(|r| r.as_of_micros > version));
         match tokio::time::timeout(wait, reached).await {
             Ok(Ok(_)) => Ok(respond::json(StatusCode::OK, &region.report())),
             Ok(Err(_)) | Err(_) => {
-                let detail = format!("{name} has not applied everything up to {version} yet; ask again, or see /v1/regions");
+                let detail = format!(
+                    "{name} has not applied everything up to {version} yet; ask again, or see /v1/regions"
+                );
                 Err(Problem::new(Kind::Unavailable, detail))
             }
         }
     }
 
     fn no_region(&self, name: &str) -> Problem {
-        let known = self.registry.regions().iter().map(|region| region.to_string()).collect();
-        DeployError::UnknownRegion { name: name.to_owned(), known }.into()
+        let known = self
+            .registry
+            .regions()
+            .iter()
+            .map(|region| region.to_string())
+            .collect();
+        DeployError::UnknownRegion {
+            name: name.to_owned(),
+            known,
+        }
+        .into()
     }
 
     async fn list(&self) -> Result<Answer, Problem> {
-        let handlers = self.registry.list().await?.into_iter().map(listed).collect();
+        let handlers = self
+            .registry
+            .list()
+            .await?
+            .into_iter()
+            .map(listed)
+            .collect();
         Ok(respond::json(StatusCode::OK, &HandlerList { handlers }))
     }
 
@@ -182,11 +235,26 @@ impl Inner {
         let query = Query::of(request.uri(), &["region"])?;
         let actor = actor(request.headers())?;
         let announced = announced(request.headers())?;
-        let component = match read_body(request.into_body(), self.max_component_bytes, self.body_timeout).await {
+        let component = match read_body(
+            request.into_body(),
+            self.max_component_bytes,
+            self.body_timeout,
+        )
+        .await
+        {
             Ok(component) => component,
             Err(error) => return Err(error.into()),
         };
-        let done = self.registry.deploy(operation, query.text("region"), component, announced, &actor).await?;
+        let done = self
+            .registry
+            .deploy(
+                operation,
+                query.text("region"),
+                component,
+                announced,
+                &actor,
+            )
+            .await?;
         let document = Deployed {
             operation: operation.name().to_owned(),
             digest: done.digest.to_string(),
@@ -211,40 +279,59 @@ impl Inner {
         Ok(respond::json(StatusCode::OK, &document))
     }
 
-    async fn rollback(&self, operation: &str, request: &Request<HttpBody>) -> Result<Answer, Problem> {
+    async fn rollback(
+        &self,
+        operation: &str,
+        request: &Request<HttpBody>,
+    ) -> Result<Answer, Problem> {
         let operation = known(operation)?;
         let query = Query::of(request.uri(), &["region", "to"])?;
         let actor = actor(request.headers())?;
-        let slots = self.registry.rollback(operation, query.text("region"), query.number("to")?, &actor).await?;
+        let slots = self
+            .registry
+            .rollback(operation, query.text("region"), query.number("to")?, &actor)
+            .await?;
         let slots = slots.into_iter().map(|slot| RolledBackSlot {
             region: slot.region.to_string(),
             from: slot.from,
             revision: slot.revision,
             state: RevisionState::Active,
         });
-        let document = RolledBack { operation: operation.name().to_owned(), slots: slots.collect() };
+        let document = RolledBack {
+            operation: operation.name().to_owned(),
+            slots: slots.collect(),
+        };
         Ok(respond::json(StatusCode::OK, &document))
     }
 }
 
 /// Refuses what a web page could have caused.
 fn refuse_browsers(headers: &HeaderMap) -> Result<(), Problem> {
-    let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or("localhost");
+    let host = headers
+        .get(HOST)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("localhost");
     let name = host.rsplit_once(':').map_or(host, |(name, port)| {
-        if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host }
+        if port.bytes().all(|b| b.is_ascii_digit()) {
+            name
+        } else {
+            host
+        }
     });
     let name = name.trim_matches(['[', ']']);
     let ours = name == "localhost" || name.parse::<IpAddr>().is_ok();
     if ours && !headers.contains_key(ORIGIN) {
         return Ok(());
     }
-    let detail = "requests from web pages are refused; use the command line, or set admin.token and send it";
+    let detail =
+        "requests from web pages are refused; use the command line, or set admin.token and send it";
     Err(Problem::new(Kind::Forbidden, detail))
 }
 
 fn known(operation: &str) -> Result<Operation, Problem> {
     Operation::parse(operation).ok_or_else(|| {
-        let detail = format!("there is no operation {operation:?}; there are get, put, delete and hydrate");
+        let detail =
+            format!("there is no operation {operation:?}; there are get, put, delete and hydrate");
         Problem::new(Kind::NoSuchPath, detail)
     })
 }
@@ -257,7 +344,9 @@ fn actor(headers: &HeaderMap) -> Result<String, Problem> {
         Ok(text) if !text.is_empty() && text.len() <= MAX_ACTOR_BYTES => Ok(text.to_owned()),
         _ => Err(Problem::new(
             Kind::BadRequest,
-            format!("header Tidepool-Actor: send who you are in 1 to {MAX_ACTOR_BYTES} bytes of ASCII, or leave it out"),
+            format!(
+                "header Tidepool-Actor: send who you are in 1 to {MAX_ACTOR_BYTES} bytes of ASCII, or leave it out"
+            ),
         )),
     }
 }
@@ -268,7 +357,10 @@ fn announced(headers: &HeaderMap) -> Result<Option<Digest>, Problem> {
         return Ok(None);
     };
     let digest = value.to_str().ok().and_then(|text| {
-        let member = text.split(',').map(str::trim).find_map(|member| member.strip_prefix("sha-256=:"))?;
+        let member = text
+            .split(',')
+            .map(str::trim)
+            .find_map(|member| member.strip_prefix("sha-256=:"))?;
         Digest::from_bytes(&BASE64.decode(member.strip_suffix(':')?).ok()?)
     });
     match digest {
@@ -328,11 +420,21 @@ struct Query(Vec<(String, String)>);
 impl Query {
     fn of(uri: &Uri, names: &[&str]) -> Result<Query, Problem> {
         let mut pairs: Vec<(String, String)> = Vec::new();
-        for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        for pair in uri
+            .query()
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+        {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned();
+            let value = percent_encoding::percent_decode_str(value)
+                .decode_utf8_lossy()
+                .into_owned();
             if !names.contains(&name) || pairs.iter().any(|(seen, _)| seen == name) {
-                let detail = format!("query parameter {name:?}: this path takes each of {} once", names.join(", "));
+                let detail = format!(
+                    "query parameter {name:?}: this path takes each of {} once",
+                    names.join(", ")
+                );
                 return Err(Problem::new(Kind::BadRequest, detail));
             }
             pairs.push((name.to_owned(), value));
@@ -341,14 +443,18 @@ impl Query {
     }
 
     fn text(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_str())
     }
 
     fn number<N: std::str::FromStr>(&self, name: &str) -> Result<Option<N>, Problem> {
         self.text(name)
             .map(|text| {
                 let detail = || format!("query parameter {name:?}: {text:?} is not a number");
-                text.parse().map_err(|_| Problem::new(Kind::BadRequest, detail()))
+                text.parse()
+                    .map_err(|_| Problem::new(Kind::BadRequest, detail()))
             })
             .transpose()
     }
@@ -359,7 +465,15 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), http::HeaderValue::from_static(v))).collect()
+        pairs
+            .iter()
+            .map(|(n, v)| {
+                (
+                    HeaderName::from_static(n),
+                    http::HeaderValue::from_static(v),
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -368,7 +482,13 @@ mod tests {
         assert!(refuse_browsers(&headers(&[("host", "[::1]:8090")])).is_ok());
         assert!(refuse_browsers(&headers(&[("host", "localhost:8090")])).is_ok());
         assert!(refuse_browsers(&headers(&[("host", "evil.example:8090")])).is_err());
-        assert!(refuse_browsers(&headers(&[("host", "127.0.0.1:8090"), ("origin", "http://evil.example")])).is_err());
+        assert!(
+            refuse_browsers(&headers(&[
+                ("host", "127.0.0.1:8090"),
+                ("origin", "http://evil.example")
+            ]))
+            .is_err()
+        );
     }
 
     #[test]
@@ -384,7 +504,10 @@ mod tests {
     fn a_content_digest_is_32_bytes_of_base64() {
         let digest = Digest::of(b"x");
         let text: &'static str = format!("sha-256=:{}:", BASE64.encode(digest.as_bytes())).leak();
-        assert_eq!(announced(&headers(&[("content-digest", text)])).unwrap(), Some(digest));
+        assert_eq!(
+            announced(&headers(&[("content-digest", text)])).unwrap(),
+            Some(digest)
+        );
         assert!(announced(&headers(&[("content-digest", "sha-256=:AAAA:")])).is_err());
         assert_eq!(announced(&HeaderMap::new()).unwrap(), None);
     }

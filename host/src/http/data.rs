@@ -62,7 +62,14 @@ impl DataPlane {
             Ok(Route::Healthz) => probe(StatusCode::OK, &serde_json::json!({"status": "alive"})),
             Ok(Route::Readyz) => {
                 let report = self.0.region.report();
-                probe(if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &report)
+                probe(
+                    if report.ready {
+                        StatusCode::OK
+                    } else {
+                        StatusCode::SERVICE_UNAVAILABLE
+                    },
+                    &report,
+                )
             }
             Err(error) => Problem::from(error).into_answer(),
         }
@@ -72,9 +79,15 @@ impl DataPlane {
         let head = kv.head;
         let answer = match kv.operation {
             Operation::Get => self.0.call(kv, parts, Bytes::new()).await,
-            Operation::Put | Operation::Delete | Operation::Hydrate => self.write(kv, parts, body).await,
+            Operation::Put | Operation::Delete | Operation::Hydrate => {
+                self.write(kv, parts, body).await
+            }
         };
-        if head { respond::without_body(answer) } else { answer }
+        if head {
+            respond::without_body(answer)
+        } else {
+            answer
+        }
     }
 
     /// Writes run to their end in a task of their own: a client that hangs up
@@ -100,7 +113,10 @@ impl Inner {
         let key = kv.key.clone();
         let request = request(kv);
         let incoming = Box::new(Incoming { parts, body });
-        match revision.request(&self.region.backends, request, incoming).await {
+        match revision
+            .request(&self.region.backends, request, incoming)
+            .await
+        {
             Ok(Ok(answer)) => answered(answer, key.as_str()),
             Ok(Err(failure)) => failed(failure).into_answer(),
             Err(error) => broken(&error, &revision).into_answer(),
@@ -111,7 +127,9 @@ impl Inner {
 /// The largest body of a PUT: a value in its JSON envelope, where every byte
 /// may need an escape of two. Longer escapes are better sent as base64 or raw.
 pub fn max_body_bytes(max_value_bytes: usize) -> usize {
-    max_value_bytes.saturating_mul(2).saturating_add(ENVELOPE_SLACK_BYTES)
+    max_value_bytes
+        .saturating_mul(2)
+        .saturating_add(ENVELOPE_SLACK_BYTES)
 }
 
 fn probe(status: StatusCode, document: &impl serde::Serialize) -> respond::Answer {
@@ -145,18 +163,29 @@ fn request(kv: KvRequest) -> worlds::Request {
 fn wit_tags(tags: Tags) -> wit::Tags {
     match tags {
         Tags::Any => wit::Tags::Any,
-        Tags::Versions(list) => wit::Tags::Versions(list.into_iter().map(|version| version.0).collect()),
+        Tags::Versions(list) => {
+            wit::Tags::Versions(list.into_iter().map(|version| version.0).collect())
+        }
     }
 }
 
 /// A component's answer as HTTP.
 pub fn answered(answer: Answer, key: &str) -> respond::Answer {
-    let Answer { status, version, cache, content_type, headers, body } = answer;
+    let Answer {
+        status,
+        version,
+        cache,
+        content_type,
+        headers,
+        body,
+    } = answer;
     let (default_type, bytes) = match body {
         AnswerBody::Empty => (None, Bytes::new()),
         AnswerBody::Bytes(bytes) => (Some(OCTETS), bytes),
         AnswerBody::Stored(value) => {
-            let stored = value.content_type.and_then(|text| HeaderValue::try_from(&*text).ok());
+            let stored = value
+                .content_type
+                .and_then(|text| HeaderValue::try_from(&*text).ok());
             (Some(stored.unwrap_or(OCTETS)), value.bytes)
         }
         AnswerBody::Envelope(value) => (Some(JSON), envelope(key, &value.bytes)),
@@ -191,7 +220,11 @@ fn failed(failure: Failure) -> Problem {
     match failure {
         Failure::BadRequest(text) => Problem::new(Kind::BadRequest, text),
         Failure::NotFound(version) => {
-            let detail = if version.is_some() { "the key was deleted" } else { "the key has never been written" };
+            let detail = if version.is_some() {
+                "the key was deleted"
+            } else {
+                "the key has never been written"
+            };
             Problem::new(Kind::NotFound, detail).version(version.map(Version))
         }
         Failure::NotAcceptable(text) => Problem::new(Kind::NotAcceptable, text),
@@ -212,7 +245,9 @@ fn failed(failure: Failure) -> Problem {
 /// A call without an answer as a problem; it names operation and revision.
 fn broken(error: &CallError, revision: &Revision) -> Problem {
     let kind = match error {
-        CallError::Trap { .. } | CallError::Exceeded(_) | CallError::BadAnswer(_) => Kind::HandlerFailed,
+        CallError::Trap { .. } | CallError::Exceeded(_) | CallError::BadAnswer(_) => {
+            Kind::HandlerFailed
+        }
         // A write that ran out of time may have been written already.
         CallError::CpuDeadline(_) | CallError::WallDeadline(_) => Kind::HandlerDeadline,
         CallError::Overloaded | CallError::Instantiate(_) => Kind::Overloaded,

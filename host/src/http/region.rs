@@ -53,7 +53,8 @@ pub struct RegionReport {
 impl Region {
     /// Whether it has caught up with the log within its bound.
     pub fn ready(&self) -> bool {
-        self.status.ready(self.backends.clock.now_micros(), self.max_lag)
+        self.status
+            .ready(self.backends.clock.now_micros(), self.max_lag)
     }
 
     /// Its state now.
@@ -63,7 +64,10 @@ impl Region {
             region: self.name.to_string(),
             address: self.address,
             ready: self.ready(),
-            lag_ms: self.status.lag_micros(now).map(|micros| u64::try_from(micros / 1000).unwrap_or(0)),
+            lag_ms: self
+                .status
+                .lag_micros(now)
+                .map(|micros| u64::try_from(micros / 1000).unwrap_or(0)),
             max_lag_ms: u64::try_from(self.max_lag.as_millis()).unwrap_or(u64::MAX),
             rows_applied: self.status.rows_applied(),
             rows_evicted_by_fallback: self.status.rows_evicted_by_fallback(),

@@ -28,7 +28,10 @@ impl Decide for ComponentDecide {
         let revision = self.registry.current(self.region, Operation::Hydrate);
         match revision.decide(&self.backends, rows).await {
             Ok(Ok(decisions)) => Ok(decisions),
-            Ok(Err(failure)) => Err(format!("revision {} answered {failure:?}", revision.info().number)),
+            Ok(Err(failure)) => Err(format!(
+                "revision {} answered {failure:?}",
+                revision.info().number
+            )),
             Err(error) => Err(format!("revision {}: {error}", revision.info().number)),
         }
     }

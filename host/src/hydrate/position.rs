@@ -43,7 +43,10 @@ mod tests {
     #[test]
     fn only_a_position_is_resumed_from() {
         let at = Position("at:17 or so".into());
-        assert_eq!(Saved::resume(Some(&Saved::At(at.clone()).encode())), Some(at));
+        assert_eq!(
+            Saved::resume(Some(&Saved::At(at.clone()).encode())),
+            Some(at)
+        );
         assert_eq!(Saved::resume(Some(&Saved::Scanning(7).encode())), None);
         assert_eq!(Saved::resume(Some(&Position("17".into()))), None);
         assert_eq!(Saved::resume(None), None);

@@ -56,12 +56,15 @@ impl HydratorStatus {
     /// is complete.
     pub fn lag_micros(&self, now_micros: i64) -> Option<i64> {
         let progress = self.progress.borrow();
-        progress.as_ref().map(|progress| now_micros.saturating_sub(progress.as_of_micros).max(0))
+        progress
+            .as_ref()
+            .map(|progress| now_micros.saturating_sub(progress.as_of_micros).max(0))
     }
 
     /// Whether the cache is at most `bound` behind at `now`.
     pub fn ready(&self, now_micros: i64, bound: Duration) -> bool {
-        self.lag_micros(now_micros).is_some_and(|lag| lag as u128 <= bound.as_micros())
+        self.lag_micros(now_micros)
+            .is_some_and(|lag| lag as u128 <= bound.as_micros())
     }
 
     /// Rows applied, whatever the cache made of them.
@@ -93,7 +96,8 @@ impl HydratorStatus {
     }
 
     pub(super) fn evicted_by_fallback(&self, rows: usize) {
-        self.evicted_by_fallback.fetch_add(rows as u64, Ordering::Relaxed);
+        self.evicted_by_fallback
+            .fetch_add(rows as u64, Ordering::Relaxed);
     }
 
     pub(super) fn interrupted(&self) {
@@ -114,7 +118,10 @@ mod tests {
         let status = HydratorStatus::default();
         let bound = Duration::from_micros(50);
         assert!(!status.snapshot_complete() && !status.ready(100, bound));
-        status.resolved(Progress { position: Position("1".into()), as_of_micros: 100 });
+        status.resolved(Progress {
+            position: Position("1".into()),
+            as_of_micros: 100,
+        });
         assert!(status.snapshot_complete() && status.ready(150, bound));
         assert_eq!(status.lag_micros(151), Some(51));
         assert!(!status.ready(151, bound));

@@ -50,7 +50,11 @@ pub(super) async fn follow_forever(hydrator: &Hydrator) {
 }
 
 /// Follows one feed until it ends.
-async fn follow(hydrator: &Hydrator, rescan: bool, backoff: &mut Backoff) -> Result<std::convert::Infallible, Ended> {
+async fn follow(
+    hydrator: &Hydrator,
+    rescan: bool,
+    backoff: &mut Backoff,
+) -> Result<std::convert::Infallible, Ended> {
     let silence = hydrator.settings.silence;
     let mut kept = hydrator.cache.position().await?;
     let after = Saved::resume(kept.as_ref()).filter(|_| !rescan);
@@ -61,11 +65,20 @@ async fn follow(hydrator: &Hydrator, rescan: bool, backoff: &mut Backoff) -> Res
     let opening = timeout(silence, hydrator.feed.open(after)).await;
     let mut feed = opening.map_err(|_| Ended::Silent(silence))??;
     loop {
-        match timeout(silence, feed.next()).await.map_err(|_| Ended::Silent(silence))?? {
+        match timeout(silence, feed.next())
+            .await
+            .map_err(|_| Ended::Silent(silence))??
+        {
             Event::Rows(rows) => apply(hydrator, rows.into()).await?,
-            Event::Resolved { position, as_of_micros } => {
+            Event::Resolved {
+                position,
+                as_of_micros,
+            } => {
                 save(hydrator, &mut kept, Saved::At(position.clone())).await?;
-                hydrator.status.resolved(Progress { position, as_of_micros });
+                hydrator.status.resolved(Progress {
+                    position,
+                    as_of_micros,
+                });
                 backoff.reset();
             }
         }
@@ -74,7 +87,11 @@ async fn follow(hydrator: &Hydrator, rescan: bool, backoff: &mut Backoff) -> Res
 
 async fn save(hydrator: &Hydrator, kept: &mut Option<Position>, saved: Saved) -> Result<(), Ended> {
     let position = saved.encode();
-    if !hydrator.cache.save_position(kept.as_ref(), &position).await? {
+    if !hydrator
+        .cache
+        .save_position(kept.as_ref(), &position)
+        .await?
+    {
         return Err(Ended::CacheHasMoved);
     }
     *kept = Some(position);
@@ -109,13 +126,25 @@ async fn decide(hydrator: &Hydrator, rows: &Arc<[Row]>) -> Option<Vec<Decision>>
             Err(_) => format!("no decision within {:?}", settings.decide_wait),
         };
         let region = &*hydrator.region;
-        hydrator.status.error(format!("the hydrate handler failed: {why}"));
+        hydrator
+            .status
+            .error(format!("the hydrate handler failed: {why}"));
         if tries == settings.decide_retries {
-            tracing::error!(region, why, rows = rows.len(), "the hydrate handler failed; its rows are evicted");
+            tracing::error!(
+                region,
+                why,
+                rows = rows.len(),
+                "the hydrate handler failed; its rows are evicted"
+            );
             return None;
         }
         tries += 1;
-        tracing::warn!(region, why, tries, "the hydrate handler failed; it is tried again");
+        tracing::warn!(
+            region,
+            why,
+            tries,
+            "the hydrate handler failed; it is tried again"
+        );
         sleep(backoff.next(&*hydrator.entropy)).await;
     }
 }
@@ -130,7 +159,11 @@ struct Backoff {
 
 impl Backoff {
     fn new(first: Duration, max: Duration) -> Backoff {
-        Backoff { first, max, next: first }
+        Backoff {
+            first,
+            max,
+            next: first,
+        }
     }
 
     fn reset(&mut self) {

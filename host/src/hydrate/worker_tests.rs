@@ -1,6 +1,6 @@
 //! The worker between a scripted feed and a cache that can fail at any call.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
@@ -24,13 +24,20 @@ fn script() -> Vec<Event> {
         let row = |version| Row {
             key: Key::new(&format!("k{}", version % 3)).unwrap(),
             version: Version(version),
-            value: (version != 5).then(|| Value { bytes: Bytes::from(version.to_string()), content_type: None, expires_at: None }),
+            value: (version != 5).then(|| Value {
+                bytes: Bytes::from(version.to_string()),
+                content_type: None,
+                expires_at: None,
+            }),
         };
         let first = range * 3 + 1;
         // Newest first, as some feeds catch up, and one of them twice.
         events.push(Event::Rows(vec![row(first + 2), row(first)]));
         events.push(Event::Rows(vec![row(first + 1), row(first)]));
-        events.push(Event::Resolved { position: Position((range + 1).to_string()), as_of_micros: 100 * (range + 1) });
+        events.push(Event::Resolved {
+            position: Position((range + 1).to_string()),
+            as_of_micros: 100 * (range + 1),
+        });
     }
     events
 }
@@ -46,7 +53,7 @@ struct Scripted {
     silent: AtomicBool,
 }
 
-struct Playing(std::vec::IntoIter<Event>);
+struct Playing(VecDeque<Event>);
 
 #[async_trait]
 impl FeedSource for Scripted {
@@ -63,14 +70,14 @@ impl FeedSource for Scripted {
             let at = |event: &Event| matches!(event, Event::Resolved { position, .. } if *position == after);
             events.iter().position(at).expect("a position that was resolved") + 1
         });
-        Ok(Box::new(Playing(events[skip..].to_vec().into_iter())))
+        Ok(Box::new(Playing(events.into_iter().skip(skip).collect())))
     }
 }
 
 #[async_trait]
 impl Feed for Playing {
     async fn next(&mut self) -> Result<Event, FeedError> {
-        match self.0.next() {
+        match self.0.pop_front() {
             Some(event) => Ok(event),
             None => {
                 sleep(Duration::from_secs(1)).await;
@@ -102,11 +109,24 @@ struct Flaky {
 impl Flaky {
     fn new(fail_at: usize, after_effect: bool) -> Flaky {
         let entropy = Arc::new(SeededEntropy::new(1));
-        let cache = MemoryCache::new(MemoryCacheSettings::default(), Arc::new(ManualClock::at(0)), entropy);
-        Flaky { cache, calls: AtomicUsize::new(0), fail_at, after_effect, applied: Mutex::default() }
+        let cache = MemoryCache::new(
+            MemoryCacheSettings::default(),
+            Arc::new(ManualClock::at(0)),
+            entropy,
+        );
+        Flaky {
+            cache,
+            calls: AtomicUsize::new(0),
+            fail_at,
+            after_effect,
+            applied: Mutex::default(),
+        }
     }
 
-    async fn call<T: Send>(&self, work: impl Future<Output = Result<T, CacheError>> + Send) -> Result<T, CacheError> {
+    async fn call<T: Send>(
+        &self,
+        work: impl Future<Output = Result<T, CacheError>> + Send,
+    ) -> Result<T, CacheError> {
         let failing = self.calls.fetch_add(1, Ordering::SeqCst) == self.fail_at;
         let gone = || Err(CacheError::Unavailable("as the script says".into()));
         if failing && !self.after_effect {
@@ -137,7 +157,9 @@ impl Cache for Flaky {
 
     async fn apply(&self, rows: &[Row], decisions: &[Decision]) -> Result<Applied, CacheError> {
         let work = async {
-            self.applied.lock().extend(rows.iter().map(|row| row.version));
+            self.applied
+                .lock()
+                .extend(rows.iter().map(|row| row.version));
             self.cache.apply(rows, decisions).await
         };
         self.call(work).await
@@ -147,13 +169,21 @@ impl Cache for Flaky {
         self.call(self.cache.position()).await
     }
 
-    async fn save_position(&self, previous: Option<&Position>, position: &Position) -> Result<bool, CacheError> {
+    async fn save_position(
+        &self,
+        previous: Option<&Position>,
+        position: &Position,
+    ) -> Result<bool, CacheError> {
         if let Some(resumed) = Saved::resume(Some(position)) {
             let rows = 3 * resumed.0.parse::<i64>().unwrap();
             let applied = self.applied.lock();
-            assert!((1..=rows).all(|version| applied.contains(&Version(version))), "{resumed} without its rows");
+            assert!(
+                (1..=rows).all(|version| applied.contains(&Version(version))),
+                "{resumed} without its rows"
+            );
         }
-        self.call(self.cache.save_position(previous, position)).await
+        self.call(self.cache.save_position(previous, position))
+            .await
     }
 
     fn stats(&self) -> CacheStats {
@@ -170,13 +200,24 @@ struct Deciding {
 #[async_trait]
 impl Decide for Deciding {
     async fn decide(&self, rows: &Arc<[Row]>) -> Result<Vec<Decision>, String> {
-        let left = self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if left.is_ok() { self.failure.clone() } else { Ok(vec![Decision::Store; rows.len()]) }
+        let left = self
+            .failures
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            });
+        if left.is_ok() {
+            self.failure.clone()
+        } else {
+            Ok(vec![Decision::Store; rows.len()])
+        }
     }
 }
 
 fn storing() -> Deciding {
-    Deciding { failures: AtomicUsize::new(0), failure: Err(String::new()) }
+    Deciding {
+        failures: AtomicUsize::new(0),
+        failure: Err(String::new()),
+    }
 }
 
 struct Running {
@@ -197,14 +238,25 @@ fn start(feed: &Arc<Scripted>, cache: &Arc<Flaky>, decide: Deciding) -> Running 
         entropy: Arc::new(SeededEntropy::new(2)),
         settings: HydratorSettings::default(),
     };
-    Running { status, stop, task: tokio::spawn(hydrator.run(stopped)) }
+    Running {
+        status,
+        stop,
+        task: tokio::spawn(hydrator.run(stopped)),
+    }
 }
 
 impl Running {
-    async fn caught_up(&self) {
+    async fn caught_up(&mut self) {
         let mut progress = self.status.progress();
-        let end = |progress: &Option<Progress>| progress.as_ref().is_some_and(|progress| progress.as_of_micros == 300);
-        progress.wait_for(end).await.unwrap();
+        let end = |progress: &Option<Progress>| {
+            progress
+                .as_ref()
+                .is_some_and(|progress| progress.as_of_micros == 300)
+        };
+        tokio::select! {
+            caught_up = progress.wait_for(end) => drop(caught_up.unwrap()),
+            ended = &mut self.task => panic!("the hydrator has ended: {ended:?}"),
+        }
     }
 
     async fn stop(self) {
@@ -216,7 +268,10 @@ impl Running {
 fn assert_hydrated(cache: &Flaky) {
     for newest in 7..=9 {
         let found = cache.lookup_now(&format!("k{}", newest % 3), None);
-        assert_eq!(found.and_then(|state| state.version()), Some(Version(newest)));
+        assert_eq!(
+            found.and_then(|state| state.version()),
+            Some(Version(newest))
+        );
     }
 }
 
@@ -224,11 +279,18 @@ fn assert_hydrated(cache: &Flaky) {
 async fn a_failure_at_any_call_is_made_good() {
     for after_effect in [false, true] {
         for fail_at in 0..12 {
-            let (feed, cache) = (Arc::new(Scripted::default()), Arc::new(Flaky::new(fail_at, after_effect)));
-            let running = start(&feed, &cache, storing());
+            let (feed, cache) = (
+                Arc::new(Scripted::default()),
+                Arc::new(Flaky::new(fail_at, after_effect)),
+            );
+            let mut running = start(&feed, &cache, storing());
             running.caught_up().await;
             assert_hydrated(&cache);
-            assert_eq!(running.status.interruptions(), u64::from(fail_at < 11), "{fail_at}");
+            assert_eq!(
+                running.status.interruptions(),
+                u64::from(fail_at < 11),
+                "{fail_at}"
+            );
             running.stop().await;
         }
     }
@@ -238,14 +300,17 @@ async fn a_failure_at_any_call_is_made_good() {
 async fn a_crash_at_any_call_is_made_good_by_the_next_start() {
     for after_effect in [false, true] {
         for crash_at in 0..11 {
-            let (feed, cache) = (Arc::new(Scripted::default()), Arc::new(Flaky::new(crash_at, after_effect)));
+            let (feed, cache) = (
+                Arc::new(Scripted::default()),
+                Arc::new(Flaky::new(crash_at, after_effect)),
+            );
             let first = start(&feed, &cache, storing());
             // Paused time stands still while there is something to do: the worker
             // is now waiting after the failed call.
             tokio::time::sleep(Duration::from_millis(1)).await;
             first.task.abort();
             assert_eq!(cache.calls.load(Ordering::SeqCst), crash_at + 1);
-            let second = start(&feed, &cache, storing());
+            let mut second = start(&feed, &cache, storing());
             second.caught_up().await;
             assert_hydrated(&cache);
             second.stop().await;
@@ -255,8 +320,11 @@ async fn a_crash_at_any_call_is_made_good_by_the_next_start() {
 
 #[tokio::test(start_paused = true)]
 async fn a_start_resumes_from_what_was_resolved() {
-    let (feed, cache) = (Arc::new(Scripted::default()), Arc::new(Flaky::new(usize::MAX, false)));
-    let first = start(&feed, &cache, storing());
+    let (feed, cache) = (
+        Arc::new(Scripted::default()),
+        Arc::new(Flaky::new(usize::MAX, false)),
+    );
+    let mut first = start(&feed, &cache, storing());
     first.caught_up().await;
     first.stop().await;
     let second = start(&feed, &cache, storing());
@@ -267,10 +335,18 @@ async fn a_start_resumes_from_what_was_resolved() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_position_is_answered_with_a_scan() {
-    let (feed, cache) = (Arc::new(Scripted::default()), Arc::new(Flaky::new(usize::MAX, false)));
-    assert!(cache.save_position(None, &Saved::At(Position("0".into())).encode()).await.unwrap());
+    let (feed, cache) = (
+        Arc::new(Scripted::default()),
+        Arc::new(Flaky::new(usize::MAX, false)),
+    );
+    assert!(
+        cache
+            .save_position(None, &Saved::At(Position("0".into())).encode())
+            .await
+            .unwrap()
+    );
     feed.lost.store(true, Ordering::SeqCst);
-    let running = start(&feed, &cache, storing());
+    let mut running = start(&feed, &cache, storing());
     running.caught_up().await;
     assert_hydrated(&cache);
     assert_eq!(*feed.opened.lock(), [Some(Position("0".into())), None]);
@@ -279,8 +355,11 @@ async fn a_lost_position_is_answered_with_a_scan() {
 
 #[tokio::test(start_paused = true)]
 async fn a_flushed_cache_is_noticed_and_filled_again() {
-    let (feed, cache) = (Arc::new(Scripted::default()), Arc::new(Flaky::new(usize::MAX, false)));
-    let running = start(&feed, &cache, storing());
+    let (feed, cache) = (
+        Arc::new(Scripted::default()),
+        Arc::new(Flaky::new(usize::MAX, false)),
+    );
+    let mut running = start(&feed, &cache, storing());
     running.caught_up().await;
     cache.cache.clear();
     // What the feed resolves next does not fit what the cache has.
@@ -292,9 +371,15 @@ async fn a_flushed_cache_is_noticed_and_filled_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cache_that_was_flushed_during_a_scan_is_not_taken_for_filled() {
-    let (feed, cache) = (Arc::new(Scripted::default()), Arc::new(Flaky::new(usize::MAX, false)));
-    let failing = Deciding { failures: AtomicUsize::new(1), failure: Err("wait".into()) };
-    let running = start(&feed, &cache, failing);
+    let (feed, cache) = (
+        Arc::new(Scripted::default()),
+        Arc::new(Flaky::new(usize::MAX, false)),
+    );
+    let failing = Deciding {
+        failures: AtomicUsize::new(1),
+        failure: Err("wait".into()),
+    };
+    let mut running = start(&feed, &cache, failing);
     tokio::time::sleep(Duration::from_millis(1)).await;
     cache.cache.clear();
     running.caught_up().await;
@@ -305,9 +390,12 @@ async fn a_cache_that_was_flushed_during_a_scan_is_not_taken_for_filled() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_feed_is_opened_again() {
-    let (feed, cache) = (Arc::new(Scripted::default()), Arc::new(Flaky::new(usize::MAX, false)));
+    let (feed, cache) = (
+        Arc::new(Scripted::default()),
+        Arc::new(Flaky::new(usize::MAX, false)),
+    );
     feed.silent.store(true, Ordering::SeqCst);
-    let running = start(&feed, &cache, storing());
+    let mut running = start(&feed, &cache, storing());
     running.caught_up().await;
     assert_eq!(*feed.opened.lock(), [None, None]);
     running.stop().await;
@@ -315,27 +403,54 @@ async fn a_silent_feed_is_opened_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_recovers_is_given_the_time() {
-    let (feed, cache) = (Arc::new(Scripted::default()), Arc::new(Flaky::new(usize::MAX, false)));
-    let failing = Deciding { failures: AtomicUsize::new(3), failure: Err("trap".into()) };
-    let running = start(&feed, &cache, failing);
+    let (feed, cache) = (
+        Arc::new(Scripted::default()),
+        Arc::new(Flaky::new(usize::MAX, false)),
+    );
+    let failing = Deciding {
+        failures: AtomicUsize::new(3),
+        failure: Err("trap".into()),
+    };
+    let mut running = start(&feed, &cache, failing);
     running.caught_up().await;
     assert_hydrated(&cache);
     assert_eq!(running.status.rows_evicted_by_fallback(), 0);
-    assert_eq!(running.status.last_error().unwrap(), "the hydrate handler failed: trap");
+    assert_eq!(
+        running.status.last_error().unwrap(),
+        "the hydrate handler failed: trap"
+    );
     running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_is_always_wrong_loses_and_stalls_nothing() {
-    let wrong = [Err("trap".into()), Ok(vec![]), Ok(vec![Decision::Store; 100])];
+    let wrong = [
+        Err("trap".into()),
+        Ok(vec![]),
+        Ok(vec![Decision::Store; 100]),
+    ];
     for failure in wrong {
-        let (feed, cache) = (Arc::new(Scripted::default()), Arc::new(Flaky::new(usize::MAX, false)));
+        let (feed, cache) = (
+            Arc::new(Scripted::default()),
+            Arc::new(Flaky::new(usize::MAX, false)),
+        );
         let stale = script().into_iter().find_map(|event| match event {
             Event::Rows(rows) => Some(rows),
             Event::Resolved { .. } => None,
         });
-        cache.cache.apply(&stale.unwrap(), &[Decision::Store; 2]).await.unwrap();
-        let running = start(&feed, &cache, Deciding { failures: AtomicUsize::new(usize::MAX), failure });
+        cache
+            .cache
+            .apply(&stale.unwrap(), &[Decision::Store; 2])
+            .await
+            .unwrap();
+        let mut running = start(
+            &feed,
+            &cache,
+            Deciding {
+                failures: AtomicUsize::new(usize::MAX),
+                failure,
+            },
+        );
         running.caught_up().await;
         assert_eq!(running.status.rows_evicted_by_fallback(), 12);
         assert_eq!(running.status.rows_applied(), 12);

@@ -12,10 +12,28 @@ use crate::model::{Condition, Key, State, Tags, Version};
 /// looks like SQL or a path, composed and decomposed forms, the longest.
 pub(crate) fn strange_keys() -> Vec<Key> {
     let longest = "é".repeat(512);
-    ["\0", "a", "a\0", "a\0b", "\u{1}", "\u{7f}", "\u{feff}", "\u{10ffff}", "é", "e\u{301}", " ", "'; --", "../x", "%", "K", "k", &longest]
-        .into_iter()
-        .map(|text| Key::new(text).unwrap())
-        .collect()
+    [
+        "\0",
+        "a",
+        "a\0",
+        "a\0b",
+        "\u{1}",
+        "\u{7f}",
+        "\u{feff}",
+        "\u{10ffff}",
+        "é",
+        "e\u{301}",
+        " ",
+        "'; --",
+        "../x",
+        "%",
+        "K",
+        "k",
+        &longest,
+    ]
+    .into_iter()
+    .map(|text| Key::new(text).unwrap())
+    .collect()
 }
 
 /// Runs the suite. Keys begin with `conformance/` or are strange ones: the log
@@ -32,7 +50,11 @@ pub(crate) async fn run(log: Arc<dyn Log>) {
 }
 
 pub(crate) fn put(text: &'static str) -> Change {
-    Change::Put { value: Bytes::from_static(text.as_bytes()), content_type: None, ttl: None }
+    Change::Put {
+        value: Bytes::from_static(text.as_bytes()),
+        content_type: None,
+        ttl: None,
+    }
 }
 
 fn key(name: &str) -> Key {
@@ -40,7 +62,9 @@ fn key(name: &str) -> Key {
 }
 
 async fn write(log: &dyn Log, key: &Key, change: Change) -> Receipt {
-    log.append(key.clone(), change, Condition::None).await.unwrap()
+    log.append(key.clone(), change, Condition::None)
+        .await
+        .unwrap()
 }
 
 fn live(state: &State) -> Option<(Version, &[u8])> {
@@ -56,7 +80,10 @@ async fn what_is_written_is_read(log: &dyn Log) {
     let first = write(log, &key, put("1")).await;
     let second = write(log, &key, put("2")).await;
     assert!(second.version > first.version);
-    assert_eq!(live(&log.read(&key).await.unwrap()), Some((second.version, &b"2"[..])));
+    assert_eq!(
+        live(&log.read(&key).await.unwrap()),
+        Some((second.version, &b"2"[..]))
+    );
 }
 
 async fn a_delete_is_a_version_of_its_own(log: &dyn Log) {
@@ -64,11 +91,17 @@ async fn a_delete_is_a_version_of_its_own(log: &dyn Log) {
     let put = write(log, &key, put("x")).await.version;
     let delete = write(log, &key, Change::Delete).await.version;
     assert!(delete > put);
-    assert_eq!(log.read(&key).await.unwrap(), State::Deleted { version: delete });
+    assert_eq!(
+        log.read(&key).await.unwrap(),
+        State::Deleted { version: delete }
+    );
     assert!(write(log, &key, self::put("y")).await.version > delete);
     let never = self::key("never written");
     let delete = write(log, &never, Change::Delete).await.version;
-    assert_eq!(log.read(&never).await.unwrap(), State::Deleted { version: delete });
+    assert_eq!(
+        log.read(&never).await.unwrap(),
+        State::Deleted { version: delete }
+    );
 }
 
 async fn conditions_look_at_the_live_value(log: &dyn Log) {
@@ -84,7 +117,10 @@ async fn conditions_look_at_the_live_value(log: &dyn Log) {
     let this = Condition::IfMatch(Tags::Versions(vec![Version(first.0 - 1), first]));
     let second = append(put("2"), &this).await.unwrap().version;
     assert_eq!(append(Change::Delete, &this).await, failed(Some(second)));
-    assert_eq!(live(&log.read(&key).await.unwrap()), Some((second, &b"2"[..])));
+    assert_eq!(
+        live(&log.read(&key).await.unwrap()),
+        Some((second, &b"2"[..]))
+    );
     append(Change::Delete, &any).await.unwrap();
     assert_eq!(append(Change::Delete, &any).await, failed(None));
     append(put("3"), &none).await.unwrap();
@@ -92,30 +128,68 @@ async fn conditions_look_at_the_live_value(log: &dyn Log) {
 
 async fn a_value_past_its_time_counts_as_deleted(log: &dyn Log) {
     let key = key("ttl");
-    let put = |ttl| Change::Put { value: Bytes::from_static(b"x"), content_type: None, ttl: Some(ttl) };
+    let put = |ttl| Change::Put {
+        value: Bytes::from_static(b"x"),
+        content_type: None,
+        ttl: Some(ttl),
+    };
     let long = write(log, &key, put(Duration::from_secs(3_600))).await;
-    let State::Live { value, .. } = log.read(&key).await.unwrap() else { panic!("expired early") };
-    assert_eq!(value.expires_at, Some(long.timestamp_micros + 3_600_000_000));
+    let State::Live { value, .. } = log.read(&key).await.unwrap() else {
+        panic!("expired early")
+    };
+    assert_eq!(
+        value.expires_at,
+        Some(long.timestamp_micros + 3_600_000_000)
+    );
     let short = write(log, &key, put(Duration::ZERO)).await.version;
-    assert_eq!(log.read(&key).await.unwrap(), State::Deleted { version: short });
+    assert_eq!(
+        log.read(&key).await.unwrap(),
+        State::Deleted { version: short }
+    );
     let absent = Condition::IfNoneMatch(Tags::Any);
-    assert!(log.append(key.clone(), put(Duration::MAX), absent).await.unwrap().version > short);
+    assert!(
+        log.append(key.clone(), put(Duration::MAX), absent)
+            .await
+            .unwrap()
+            .version
+            > short
+    );
     assert!(live(&log.read(&key).await.unwrap()).is_some());
 }
 
 async fn keys_and_values_are_any_bytes(log: &dyn Log) {
     let big = Bytes::from_iter((0..1 << 20).map(|index: u32| (index % 251) as u8));
-    let values = [Bytes::new(), Bytes::from_static(b"\0"), Bytes::from_iter(0..=255), big];
+    let values = [
+        Bytes::new(),
+        Bytes::from_static(b"\0"),
+        Bytes::from_iter(0..=255),
+        big,
+    ];
     let mut written = Vec::new();
     for (index, key) in strange_keys().into_iter().enumerate() {
         let value = values[index % values.len()].clone();
         let content_type = Some(Arc::from("application/x; a=\"\u{e9}\""));
-        let change = Change::Put { value: value.clone(), content_type: content_type.clone(), ttl: None };
-        written.push((write(log, &key, change).await.version, key, value, content_type));
+        let change = Change::Put {
+            value: value.clone(),
+            content_type: content_type.clone(),
+            ttl: None,
+        };
+        written.push((
+            write(log, &key, change).await.version,
+            key,
+            value,
+            content_type,
+        ));
     }
     for (expected, key, bytes, media_type) in written {
-        let State::Live { version, value } = log.read(&key).await.unwrap() else { panic!("{key:?} is not there") };
-        assert_eq!((version, value.bytes, value.content_type), (expected, bytes, media_type), "{key:?}");
+        let State::Live { version, value } = log.read(&key).await.unwrap() else {
+            panic!("{key:?} is not there")
+        };
+        assert_eq!(
+            (version, value.bytes, value.content_type),
+            (expected, bytes, media_type),
+            "{key:?}"
+        );
     }
 }
 
@@ -170,5 +244,8 @@ async fn a_dropped_append_does_no_harm(log: Arc<dyn Log>) {
         let _ = tokio::time::timeout(Duration::ZERO, append).await;
     }
     let last = write(&*log, &key, put("last")).await.version;
-    assert_eq!(live(&log.read(&key).await.unwrap()), Some((last, &b"last"[..])));
+    assert_eq!(
+        live(&log.read(&key).await.unwrap()),
+        Some((last, &b"last"[..]))
+    );
 }

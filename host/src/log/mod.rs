@@ -83,7 +83,12 @@ pub enum ReadError {
 #[async_trait]
 pub trait Log: Send + Sync {
     /// Appends a row. Dropping the future does not undo it.
-    async fn append(&self, key: Key, change: Change, condition: Condition) -> Result<Receipt, AppendError>;
+    async fn append(
+        &self,
+        key: Key,
+        change: Change,
+        condition: Condition,
+    ) -> Result<Receipt, AppendError>;
 
     /// The latest state of a key.
     async fn read(&self, key: &Key) -> Result<State, ReadError>;

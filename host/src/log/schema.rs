@@ -71,7 +71,11 @@ pub fn inspect(connection: &Connection) -> rusqlite::Result<Found> {
         return Ok(Found::Foreign);
     }
     let version = usize::try_from(number("PRAGMA user_version")?).unwrap_or(usize::MAX);
-    Ok(if version > MIGRATIONS.len() { Found::Newer(version) } else { Found::Ours(version) })
+    Ok(if version > MIGRATIONS.len() {
+        Found::Newer(version)
+    } else {
+        Found::Ours(version)
+    })
 }
 
 /// Brings the schema up to date, all or nothing.

@@ -47,11 +47,15 @@ impl Host for Context {
 }
 
 async fn fill(backends: &Backends, lease: Lease, state: &State) -> bool {
-    backends.cache.fill(lease, state).await.unwrap_or_else(|error| {
-        // The answer is in hand; the next reader will try again.
-        tracing::warn!(%error, "cache fill failed");
-        false
-    })
+    backends
+        .cache
+        .fill(lease, state)
+        .await
+        .unwrap_or_else(|error| {
+            // The answer is in hand; the next reader will try again.
+            tracing::warn!(%error, "cache fill failed");
+            false
+        })
 }
 
 impl HostLease for Context {

@@ -164,7 +164,10 @@ pub(super) struct Handles<T> {
 
 impl<T> Handles<T> {
     const fn new() -> Self {
-        Handles { next: 0, live: Vec::new() }
+        Handles {
+            next: 0,
+            live: Vec::new(),
+        }
     }
 
     /// Gives out a handle.
@@ -186,7 +189,11 @@ impl<T> Handles<T> {
 
     /// Takes a handle back.
     pub(super) fn take(&mut self, handle: u32) -> Result<T, StaleHandle> {
-        let at = self.live.iter().rposition(|(h, _)| *h == handle).ok_or(StaleHandle)?;
+        let at = self
+            .live
+            .iter()
+            .rposition(|(h, _)| *h == handle)
+            .ok_or(StaleHandle)?;
         Ok(self.live.swap_remove(at).1)
     }
 }
@@ -278,9 +285,9 @@ impl Context {
     ///
     /// A component that calls out while it is being made, outside any call.
     pub(super) fn backends(&self) -> wasmtime::Result<&Arc<Backends>> {
-        self.backends
-            .as_ref()
-            .ok_or_else(|| wasmtime::format_err!("the host was called outside a call; move the work into `handle`"))
+        self.backends.as_ref().ok_or_else(|| {
+            wasmtime::format_err!("the host was called outside a call; move the work into `handle`")
+        })
     }
 
     /// Counts one call to the host that moves `bytes`.
@@ -322,7 +329,10 @@ impl WasiView for Context {
         let wasi = self
             .wasi
             .get_or_insert_with(|| Box::new((super::wasi::sandbox(output), ResourceTable::new())));
-        WasiCtxView { ctx: &mut wasi.0, table: &mut wasi.1 }
+        WasiCtxView {
+            ctx: &mut wasi.0,
+            table: &mut wasi.1,
+        }
     }
 }
 
@@ -367,7 +377,12 @@ mod tests {
 
     #[test]
     fn the_last_allowed_host_call_and_byte_pass() {
-        let bounds = CallBounds { host_calls: 2, host_bytes: 10, memory_bytes: 0, table_elements: 0 };
+        let bounds = CallBounds {
+            host_calls: 2,
+            host_bytes: 10,
+            memory_bytes: 0,
+            table_elements: 0,
+        };
         let mut context = Context::new(bounds, HandlerOutput::discard());
         assert_eq!(context.charge(4), Ok(()));
         assert_eq!(context.charge(6), Ok(()));

@@ -34,7 +34,9 @@ pub fn change(row: &Row) -> Change {
         version: row.version.0,
         deleted: value.is_none(),
         size: value.map_or(0, |v| u32::try_from(v.bytes.len()).unwrap_or(u32::MAX)),
-        content_type: value.and_then(|v| v.content_type.as_deref()).map(str::to_owned),
+        content_type: value
+            .and_then(|v| v.content_type.as_deref())
+            .map(str::to_owned),
         expires_at: value.and_then(|v| v.expires_at),
     }
 }

@@ -19,7 +19,10 @@ use crate::model::{self, Key, MAX_CONTENT_TYPE_BYTES, MAX_TTL_SECONDS, State};
 impl log_types::Host for Context {}
 
 impl log_reader::Host for Context {
-    async fn read(&mut self, key: String) -> Result<Result<Resource<State>, log_reader::ReadError>> {
+    async fn read(
+        &mut self,
+        key: String,
+    ) -> Result<Result<Resource<State>, log_reader::ReadError>> {
         self.charge(key.len())?;
         let key = match Key::new(&key) {
             Ok(key) => key,
@@ -28,7 +31,9 @@ impl log_reader::Host for Context {
         let backends = Arc::clone(self.backends()?);
         match backends.log.read(&key).await {
             Ok(state) => Ok(Ok(Resource::new_own(self.readings.push(state)?))),
-            Err(error @ ReadError::Unavailable(_)) => Ok(Err(log_reader::ReadError::Unavailable(error.to_string()))),
+            Err(error @ ReadError::Unavailable(_)) => {
+                Ok(Err(log_reader::ReadError::Unavailable(error.to_string())))
+            }
         }
     }
 }
@@ -57,7 +62,10 @@ impl log_put::Host for Context {
         let value = self.values.get(value.rep())?.bytes.clone();
         let limit = self.backends()?.max_value_bytes;
         if value.len() > limit {
-            let text = format!("the value has {} bytes; at most {limit} are allowed", value.len());
+            let text = format!(
+                "the value has {} bytes; at most {limit} are allowed",
+                value.len()
+            );
             return Ok(Err(WriteError::TooLarge(text)));
         }
         let change = match put_change(value, options.content_type, options.ttl) {
@@ -69,12 +77,24 @@ impl log_put::Host for Context {
 }
 
 /// Checks what goes beside the value.
-fn put_change(value: Bytes, content_type: Option<String>, ttl: Option<u32>) -> Result<Change, String> {
-    if let Some(length) = content_type.as_ref().map(String::len).filter(|n| *n > MAX_CONTENT_TYPE_BYTES) {
-        return Err(format!("the content type has {length} bytes; at most {MAX_CONTENT_TYPE_BYTES} are allowed"));
+fn put_change(
+    value: Bytes,
+    content_type: Option<String>,
+    ttl: Option<u32>,
+) -> Result<Change, String> {
+    if let Some(length) = content_type
+        .as_ref()
+        .map(String::len)
+        .filter(|n| *n > MAX_CONTENT_TYPE_BYTES)
+    {
+        return Err(format!(
+            "the content type has {length} bytes; at most {MAX_CONTENT_TYPE_BYTES} are allowed"
+        ));
     }
     if ttl.is_some_and(|ttl| ttl == 0 || ttl > MAX_TTL_SECONDS) {
-        return Err(format!("the time to live must be 1 to {MAX_TTL_SECONDS} seconds"));
+        return Err(format!(
+            "the time to live must be 1 to {MAX_TTL_SECONDS} seconds"
+        ));
     }
     Ok(Change::Put {
         value,
@@ -84,7 +104,11 @@ fn put_change(value: Bytes, content_type: Option<String>, ttl: Option<u32>) -> R
 }
 
 impl log_delete::Host for Context {
-    async fn delete(&mut self, key: String, when: Condition) -> Result<Result<Receipt, WriteError>> {
+    async fn delete(
+        &mut self,
+        key: String,
+        when: Condition,
+    ) -> Result<Result<Receipt, WriteError>> {
         self.charge(key.len())?;
         self.append(key, Change::Delete, condition(when)).await
     }
@@ -108,7 +132,10 @@ impl Context {
 }
 
 fn receipt(receipt: crate::log::Receipt) -> Receipt {
-    Receipt { version: receipt.version.0, timestamp: rfc3339(receipt.timestamp_micros) }
+    Receipt {
+        version: receipt.version.0,
+        timestamp: rfc3339(receipt.timestamp_micros),
+    }
 }
 
 /// RFC 3339 in UTC with microseconds.
@@ -123,7 +150,9 @@ pub fn rfc3339(micros: i64) -> String {
 fn write_error(error: AppendError) -> WriteError {
     let text = error.to_string();
     match error {
-        AppendError::PreconditionFailed { current } => WriteError::PreconditionFailed(current.map(|v| v.0)),
+        AppendError::PreconditionFailed { current } => {
+            WriteError::PreconditionFailed(current.map(|v| v.0))
+        }
         AppendError::Unavailable(_) => WriteError::Unavailable(text),
         AppendError::OutcomeUnknown(_) => WriteError::OutcomeUnknown(text),
     }
@@ -135,7 +164,10 @@ mod tests {
 
     #[test]
     fn timestamps_have_microseconds_and_any_number_is_one() {
-        assert_eq!(rfc3339(1_700_000_000_000_001), "2023-11-14T22:13:20.000001Z");
+        assert_eq!(
+            rfc3339(1_700_000_000_000_001),
+            "2023-11-14T22:13:20.000001Z"
+        );
         assert_eq!(rfc3339(-1), "1970-01-01T00:00:00.000000Z");
         assert_eq!(rfc3339(i64::MAX), "9999-12-31T23:59:59.999999Z");
     }

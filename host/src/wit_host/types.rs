@@ -14,7 +14,10 @@ impl wit::Host for Context {}
 impl wit::HostValue for Context {
     fn new(&mut self, bytes: Vec<u8>) -> Result<Resource<StoredValue>> {
         self.charge(bytes.len())?;
-        self.give_value(StoredValue { bytes: Bytes::from(bytes), content_type: None })
+        self.give_value(StoredValue {
+            bytes: Bytes::from(bytes),
+            content_type: None,
+        })
     }
 
     fn size(&mut self, value: Resource<StoredValue>) -> Result<u32> {
@@ -39,7 +42,9 @@ impl wit::HostIncoming for Context {
     fn header(&mut self, _: Resource<IncomingHandle>, name: String) -> Result<Option<String>> {
         self.charge(name.len())?;
         let value = self.incoming()?.parts.headers.get(name);
-        let value = value.and_then(|v| std::str::from_utf8(v.as_bytes()).ok()).map(str::to_owned);
+        let value = value
+            .and_then(|v| std::str::from_utf8(v.as_bytes()).ok())
+            .map(str::to_owned);
         self.charge_bytes(value.as_ref().map_or(0, String::len))?;
         Ok(value)
     }
@@ -50,7 +55,10 @@ impl wit::HostIncoming for Context {
             .iter()
             .filter_map(|(name, value)| {
                 let value = std::str::from_utf8(value.as_bytes()).ok()?;
-                Some(Header { name: name.as_str().to_owned(), value: value.to_owned() })
+                Some(Header {
+                    name: name.as_str().to_owned(),
+                    value: value.to_owned(),
+                })
             })
             .collect();
         self.charge(list.iter().map(|h| h.name.len() + h.value.len()).sum())?;
@@ -79,7 +87,10 @@ impl wit::HostIncoming for Context {
     fn body_value(&mut self, _: Resource<IncomingHandle>) -> Result<Resource<StoredValue>> {
         self.charge(0)?;
         let bytes = self.incoming()?.body.clone();
-        self.give_value(StoredValue { bytes, content_type: None })
+        self.give_value(StoredValue {
+            bytes,
+            content_type: None,
+        })
     }
 
     fn drop(&mut self, _: Resource<IncomingHandle>) -> Result<()> {
@@ -105,7 +116,10 @@ impl Context {
             State::Live { version, value } => {
                 let content_type = value.content_type.as_deref().map(str::to_owned);
                 let expires_at = value.expires_at;
-                let stored = StoredValue { bytes: value.bytes, content_type: value.content_type };
+                let stored = StoredValue {
+                    bytes: value.bytes,
+                    content_type: value.content_type,
+                };
                 wit::State::Live(wit::Entry {
                     version: version.0,
                     value: self.give_value(stored)?,
@@ -143,7 +157,11 @@ fn tags(tags: wit::Tags) -> Tags {
 fn query_value(query: &str, name: &str) -> Option<String> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+        let decode = |text: &str| {
+            percent_decode_str(&text.replace('+', " "))
+                .decode_utf8_lossy()
+                .into_owned()
+        };
         (decode(key) == name).then(|| decode(value))
     })
 }
@@ -154,7 +172,10 @@ mod tests {
 
     #[test]
     fn query_values_are_decoded_and_the_first_wins() {
-        assert_eq!(query_value("a=1&b=x%20y+z&b=2", "b").as_deref(), Some("x y z"));
+        assert_eq!(
+            query_value("a=1&b=x%20y+z&b=2", "b").as_deref(),
+            Some("x y z")
+        );
         assert_eq!(query_value("raw", "raw").as_deref(), Some(""));
         assert_eq!(query_value("raw", "ra"), None);
         assert_eq!(query_value("", "a"), None);

@@ -48,7 +48,10 @@ impl IsTerminal for HandlerOutput {
 
 impl StdoutStream for HandlerOutput {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(Lines { output: self.clone(), pending: Vec::new() })
+        Box::new(Lines {
+            output: self.clone(),
+            pending: Vec::new(),
+        })
     }
 }
 
@@ -62,7 +65,8 @@ impl Lines {
     fn feed(&mut self, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
             let room = MAX_LINE_BYTES.saturating_sub(self.pending.len());
-            self.pending.extend_from_slice(&piece[..piece.len().min(room)]);
+            self.pending
+                .extend_from_slice(&piece[..piece.len().min(room)]);
             if piece.ends_with(b"\n") {
                 self.finish_line();
             }
@@ -83,7 +87,11 @@ impl Lines {
 }
 
 impl AsyncWrite for Lines {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         self.get_mut().feed(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
@@ -114,7 +122,10 @@ mod tests {
     fn bytes_become_lines_and_long_lines_are_cut() {
         let seen = Arc::new(Mutex::new(Vec::<String>::new()));
         let sink = seen.clone();
-        let mut lines = Lines { output: HandlerOutput::new(move |l| sink.lock().push(l.into())), pending: vec![] };
+        let mut lines = Lines {
+            output: HandlerOutput::new(move |l| sink.lock().push(l.into())),
+            pending: vec![],
+        };
         lines.feed(b"one\ntw");
         lines.feed(b"o\r\n");
         lines.feed(&vec![b'x'; MAX_LINE_BYTES * 2]);

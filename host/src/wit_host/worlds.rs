@@ -6,7 +6,9 @@ use std::sync::Arc;
 use wasmtime::component::{ComponentType, Linker, Lower, Resource};
 
 use super::bindings::tidepool::kv::types::{Condition, Consistency, Failure, Method, Response};
-use super::bindings::tidepool::kv::{cache, feed, log_delete, log_put, log_reader, log_types, types};
+use super::bindings::tidepool::kv::{
+    cache, feed, log_delete, log_put, log_reader, log_types, types,
+};
 use super::context::{BatchHandle, Context, IncomingHandle};
 use crate::model::Operation;
 
@@ -57,7 +59,10 @@ pub fn imports(operation: Operation) -> &'static [&'static str] {
 }
 
 /// A linker that serves the operation's world and nothing else.
-pub fn linker(engine: &wasmtime::Engine, operation: Operation) -> wasmtime::Result<Linker<Context>> {
+pub fn linker(
+    engine: &wasmtime::Engine,
+    operation: Operation,
+) -> wasmtime::Result<Linker<Context>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     for interface in imports(operation) {

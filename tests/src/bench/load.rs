@@ -32,8 +32,12 @@ impl Measured {
     /// A quantile of the times, in microseconds, of requests that ended in
     /// the window.
     pub fn quantile(&self, q: f64, from: Duration, to: Duration) -> f64 {
-        let mut times: Vec<u32> =
-            self.samples.iter().filter(|(at, _)| *at >= from && *at < to).map(|(_, micros)| *micros).collect();
+        let mut times: Vec<u32> = self
+            .samples
+            .iter()
+            .filter(|(at, _)| *at >= from && *at < to)
+            .map(|(_, micros)| *micros)
+            .collect();
         if times.is_empty() {
             return f64::NAN;
         }
@@ -71,12 +75,17 @@ pub struct Plan {
 pub fn run(plan: &Plan, time: Duration) -> Measured {
     let plan = plan.clone();
     let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         io::Result::Ok(runtime.block_on(drive(plan, time)))
     });
     match thread.join() {
         Ok(Ok(measured)) => measured,
-        _ => Measured { failures: 1, ..Measured::default() },
+        _ => Measured {
+            failures: 1,
+            ..Measured::default()
+        },
     }
 }
 
@@ -146,7 +155,8 @@ async fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) 
 
 /// The position of `needle` in `text`.
 pub fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
-    text.windows(needle.len()).position(|window| window == needle)
+    text.windows(needle.len())
+        .position(|window| window == needle)
 }
 
 fn content_length(head: &[u8]) -> Option<usize> {

@@ -90,7 +90,12 @@ impl SqliteDatabase {
         clock: Arc<dyn Clock>,
         settings: SqliteSettings,
     ) -> Result<Arc<SqliteDatabase>, OpenError> {
-        let Opened { lock, writer, readers, last_seq } = open::open(data_dir, &settings)?;
+        let Opened {
+            lock,
+            writer,
+            readers,
+            last_seq,
+        } = open::open(data_dir, &settings)?;
         let (publish, committed) = watch::channel(last_seq);
         let (say_closed, closed) = watch::channel(false);
         let readers = Readers::new(readers, settings.read_wait);
@@ -124,10 +129,14 @@ impl SqliteDatabase {
         let job = move |connection: &mut Connection| {
             // A panic in there is the caller's; the writer serves everybody.
             let done = catch_unwind(AssertUnwindSafe(|| transact(connection, work)));
-            let _ = reply.send(done.unwrap_or_else(|_| Err(ExecError::Failed("it has panicked".into()))));
+            let _ = reply
+                .send(done.unwrap_or_else(|_| Err(ExecError::Failed("it has panicked".into()))));
         };
-        self.queue(Job::Exec(Box::new(job))).map_err(ExecError::Failed)?;
-        answer.await.unwrap_or_else(|_| Err(ExecError::OutcomeUnknown(CLOSED.into())))
+        self.queue(Job::Exec(Box::new(job)))
+            .map_err(ExecError::Failed)?;
+        answer
+            .await
+            .unwrap_or_else(|_| Err(ExecError::OutcomeUnknown(CLOSED.into())))
     }
 
     /// Runs `work` on a connection that only reads, on a blocking thread.
@@ -181,7 +190,9 @@ impl Drop for SqliteDatabase {
 
 impl fmt::Debug for SqliteDatabase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqliteDatabase").field("committed", &*self.committed.borrow()).finish_non_exhaustive()
+        f.debug_struct("SqliteDatabase")
+            .field("committed", &*self.committed.borrow())
+            .finish_non_exhaustive()
     }
 }
 
@@ -190,9 +201,13 @@ fn transact<R>(
     work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<R>,
 ) -> Result<R, ExecError> {
     let failed = |error: rusqlite::Error| ExecError::Failed(explain(&error));
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(failed)?;
     let result = work(&transaction).map_err(failed)?;
-    transaction.commit().map_err(|error| ExecError::OutcomeUnknown(explain(&error)))?;
+    transaction
+        .commit()
+        .map_err(|error| ExecError::OutcomeUnknown(explain(&error)))?;
     Ok(result)
 }
 
@@ -206,12 +221,17 @@ fn finish(connection: Connection) {
 /// What a database error means for an operator.
 pub(super) fn explain(error: &rusqlite::Error) -> String {
     use rusqlite::Error::{FromSqlConversionFailure, InvalidColumnType};
-    const DAMAGED: &str = "the database file is damaged; stop tidepool and restore the data folder from a copy";
+    const DAMAGED: &str =
+        "the database file is damaged; stop tidepool and restore the data folder from a copy";
     match (error, error.sqlite_error_code()) {
         (FromSqlConversionFailure(..) | InvalidColumnType(..), _)
-        | (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)) => format!("{DAMAGED} ({error})"),
+        | (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)) => {
+            format!("{DAMAGED} ({error})")
+        }
         (_, Some(ErrorCode::DiskFull)) => "the disk is full; free some space".into(),
-        (_, Some(ErrorCode::ReadOnly)) => "the database file cannot be written; check its permissions".into(),
+        (_, Some(ErrorCode::ReadOnly)) => {
+            "the database file cannot be written; check its permissions".into()
+        }
         (_, Some(ErrorCode::SystemIoFailure)) => format!("the disk has failed; check it ({error})"),
         _ => error.to_string(),
     }

@@ -42,13 +42,27 @@ impl SqliteLog {
 
 #[async_trait]
 impl Log for SqliteLog {
-    async fn append(&self, key: Key, change: Change, condition: Condition) -> Result<Receipt, AppendError> {
+    async fn append(
+        &self,
+        key: Key,
+        change: Change,
+        condition: Condition,
+    ) -> Result<Receipt, AppendError> {
         let (reply, receipt) = oneshot::channel();
-        let append = Append { key, change, condition, reply };
-        self.0.queue(Job::Append(append)).map_err(AppendError::Unavailable)?;
-        receipt
-            .await
-            .unwrap_or_else(|_| Err(AppendError::OutcomeUnknown("the writer has stopped before it answered".into())))
+        let append = Append {
+            key,
+            change,
+            condition,
+            reply,
+        };
+        self.0
+            .queue(Job::Append(append))
+            .map_err(AppendError::Unavailable)?;
+        receipt.await.unwrap_or_else(|_| {
+            Err(AppendError::OutcomeUnknown(
+                "the writer has stopped before it answered".into(),
+            ))
+        })
     }
 
     async fn read(&self, key: &Key) -> Result<State, ReadError> {
@@ -58,7 +72,10 @@ impl Log for SqliteLog {
                 "SELECT {} FROM kv_log WHERE key = ?1 ORDER BY version DESC LIMIT 1",
                 rows::COLUMNS
             );
-            connection.prepare_cached(&newest)?.query_row([key.as_str()], rows::decode).optional()
+            connection
+                .prepare_cached(&newest)?
+                .query_row([key.as_str()], rows::decode)
+                .optional()
         });
         Ok(match newest.await? {
             Some(stored) => State::of(stored.row.version, stored.row.value, self.0.now_micros()),

@@ -79,9 +79,14 @@ impl OpenError {
     pub(super) fn io(folder: &Path, source: io::Error) -> OpenError {
         let folder = folder.to_path_buf();
         match source.kind() {
-            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => OpenError::NotWritable { folder, source },
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                OpenError::NotWritable { folder, source }
+            }
             ErrorKind::NotADirectory | ErrorKind::AlreadyExists => OpenError::NotAFolder(folder),
-            _ => OpenError::Unusable { folder, detail: source.to_string() },
+            _ => OpenError::Unusable {
+                folder,
+                detail: source.to_string(),
+            },
         }
     }
 }
@@ -105,19 +110,29 @@ pub(super) fn open(folder: &Path, settings: &SqliteSettings) -> Result<Opened, O
     open_database(&file, settings, lock).map_err(|refusal| match refusal {
         Refusal::Typed(error) => error,
         Refusal::Sqlite(error) => match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                OpenError::Damaged { file, detail: error.to_string() }
-            }
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => OpenError::Damaged {
+                file,
+                detail: error.to_string(),
+            },
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
-                OpenError::NotWritable { folder: folder.into(), source: io::Error::other(error) }
+                OpenError::NotWritable {
+                    folder: folder.into(),
+                    source: io::Error::other(error),
+                }
             }
-            _ => OpenError::Unusable { folder: folder.into(), detail: explain(&error) },
+            _ => OpenError::Unusable {
+                folder: folder.into(),
+                detail: explain(&error),
+            },
         },
     })
 }
 
 fn lock(folder: &Path) -> Result<File, OpenError> {
-    let file = OpenOptions::new().create(true).append(true).open(folder.join(LOCK_FILE));
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join(LOCK_FILE));
     let file = file.map_err(|source| OpenError::io(folder, source))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -131,7 +146,10 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
 fn check_header(folder: &Path, file: &Path) -> Result<(), OpenError> {
     let mut start = Vec::new();
     match File::open(file) {
-        Ok(open) => open.take(100).read_to_end(&mut start).map_err(|source| OpenError::io(folder, source))?,
+        Ok(open) => open
+            .take(100)
+            .read_to_end(&mut start)
+            .map_err(|source| OpenError::io(folder, source))?,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(OpenError::io(folder, error)),
     };
@@ -139,7 +157,10 @@ fn check_header(folder: &Path, file: &Path) -> Result<(), OpenError> {
     if start.is_empty() || (start.len() == 100 && start.starts_with(MAGIC)) {
         return Ok(());
     }
-    Err(OpenError::Damaged { file: file.into(), detail: "it does not begin as a SQLite database does".into() })
+    Err(OpenError::Damaged {
+        file: file.into(),
+        detail: "it does not begin as a SQLite database does".into(),
+    })
 }
 
 enum Refusal {
@@ -154,7 +175,10 @@ impl From<rusqlite::Error> for Refusal {
 }
 
 fn open_database(file: &Path, settings: &SqliteSettings, lock: File) -> Result<Opened, Refusal> {
-    let mut writer = connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    let mut writer = connect(
+        file,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+    )?;
     // Until it is known to be ours and whole, closing must not move what is in the
     // write-ahead log into the file.
     writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -163,12 +187,19 @@ fn open_database(file: &Path, settings: &SqliteSettings, lock: File) -> Result<O
         Found::Ours(seen) => seen,
         Found::Newer(found) => {
             let known = schema::MIGRATIONS.len();
-            return Err(Refusal::Typed(OpenError::Newer { file: file.into(), found, known }));
+            return Err(Refusal::Typed(OpenError::Newer {
+                file: file.into(),
+                found,
+                known,
+            }));
         }
         Found::Foreign => return Err(Refusal::Typed(OpenError::Foreign(file.into()))),
     };
     if let Some(detail) = find_damage(&writer, settings.damage_check)? {
-        return Err(Refusal::Typed(OpenError::Damaged { file: file.into(), detail }));
+        return Err(Refusal::Typed(OpenError::Damaged {
+            file: file.into(),
+            detail,
+        }));
     }
     writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
 
@@ -185,8 +216,15 @@ fn open_database(file: &Path, settings: &SqliteSettings, lock: File) -> Result<O
     for _ in 0..settings.readers.max(1) {
         readers.push(connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?);
     }
-    let last_seq = writer.query_row("SELECT coalesce(max(seq), 0) FROM kv_log", (), |row| row.get(0))?;
-    Ok(Opened { lock, writer, readers, last_seq })
+    let last_seq = writer.query_row("SELECT coalesce(max(seq), 0) FROM kv_log", (), |row| {
+        row.get(0)
+    })?;
+    Ok(Opened {
+        lock,
+        writer,
+        readers,
+        last_seq,
+    })
 }
 
 fn connect(file: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {
@@ -207,13 +245,16 @@ fn find_damage(connection: &Connection, bound: Duration) -> rusqlite::Result<Opt
                 interrupt.interrupt();
             }
         });
-        let found = connection.query_row("PRAGMA quick_check(1)", (), |row| row.get::<_, String>(0));
+        let found =
+            connection.query_row("PRAGMA quick_check(1)", (), |row| row.get::<_, String>(0));
         let _ = done.send(());
         match found {
             Ok(verdict) if verdict == "ok" => Ok(None),
             // Its second line names the place.
             Ok(verdict) => Ok(Some(verdict.lines().last().unwrap_or_default().into())),
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Ok(None),
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     })

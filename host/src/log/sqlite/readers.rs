@@ -43,21 +43,30 @@ impl Readers {
         let permit = match timeout(self.wait, self.permits.clone().acquire_owned()).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(_)) => return Err(ReadError::Unavailable(CLOSED.into())),
-            Err(_) => return Err(ReadError::Unavailable("too many reads are waiting for the disk; try again later".into())),
+            Err(_) => {
+                return Err(ReadError::Unavailable(
+                    "too many reads are waiting for the disk; try again later".into(),
+                ));
+            }
         };
         let idle = self.idle.clone();
         let done = tokio::task::spawn_blocking(move || {
             // Goes last: whoever gets it finds the connection back.
             let _permit = permit;
             let taken = idle.lock().pop();
-            let lent = Lent { connection: taken, idle };
+            let lent = Lent {
+                connection: taken,
+                idle,
+            };
             lent.connection.as_ref().map(work)
         });
         match done.await {
             Ok(Some(Ok(answer))) => Ok(answer),
             Ok(Some(Err(error))) => Err(ReadError::Unavailable(explain(&error))),
             Ok(None) => Err(ReadError::Unavailable(CLOSED.into())),
-            Err(error) => Err(ReadError::Unavailable(format!("a read has failed inside tidepool: {error}"))),
+            Err(error) => Err(ReadError::Unavailable(format!(
+                "a read has failed inside tidepool: {error}"
+            ))),
         }
     }
 

@@ -10,7 +10,8 @@ use rusqlite::types::{FromSqlError, Type};
 use crate::model::{Key, Row, Value, Version};
 
 /// The columns that [`decode`] expects, in their order.
-pub(crate) const COLUMNS: &str = "seq, timestamp, key, version, deleted, content_type, expires_at, value";
+pub(crate) const COLUMNS: &str =
+    "seq, timestamp, key, version, deleted, content_type, expires_at, value";
 
 /// A row with its place in the feed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +35,10 @@ impl Stored {
 /// Decodes a row of [`COLUMNS`]. A row that Tidepool cannot have written is an
 /// error: the file is damaged.
 pub(crate) fn decode(row: &SqlRow<'_>) -> rusqlite::Result<Stored> {
-    let key = row.get_ref(2)?.as_str().map_err(|error| bad_column(2, Type::Text, error))?;
+    let key = row
+        .get_ref(2)?
+        .as_str()
+        .map_err(|error| bad_column(2, Type::Text, error))?;
     let key = Key::new(key).map_err(|error| bad_column(2, Type::Text, error))?;
     let deleted: bool = row.get(4)?;
     let value = match deleted {
@@ -45,10 +49,22 @@ pub(crate) fn decode(row: &SqlRow<'_>) -> rusqlite::Result<Stored> {
             expires_at: row.get(6)?,
         }),
     };
-    let row_of_log = Row { key, version: Version(row.get(3)?), value };
-    Ok(Stored { seq: row.get(0)?, timestamp: row.get(1)?, row: row_of_log })
+    let row_of_log = Row {
+        key,
+        version: Version(row.get(3)?),
+        value,
+    };
+    Ok(Stored {
+        seq: row.get(0)?,
+        timestamp: row.get(1)?,
+        row: row_of_log,
+    })
 }
 
-fn bad_column(column: usize, kind: Type, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+fn bad_column(
+    column: usize,
+    kind: Type,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, kind, FromSqlError::other(error).into())
 }

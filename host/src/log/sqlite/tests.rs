@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::log::conformance::{self, put};
-use crate::model::Version;
+use crate::model::{Tags, Version};
 
 fn open(folder: &Path) -> Result<Arc<SqliteDatabase>, OpenError> {
     SqliteDatabase::open(folder, Arc::new(SystemClock), SqliteSettings::default())
@@ -22,7 +22,10 @@ fn key(text: &str) -> Key {
 }
 
 async fn append(database: &Arc<SqliteDatabase>, name: &str, change: Change) -> Receipt {
-    SqliteLog::new(database.clone()).append(key(name), change, Condition::None).await.unwrap()
+    SqliteLog::new(database.clone())
+        .append(key(name), change, Condition::None)
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -37,11 +40,18 @@ async fn conforms() {
 async fn versions_increase_even_when_the_clock_goes_back() {
     let folder = TempDir::new().unwrap();
     let clock = Arc::new(ManualClock::at(5_000));
-    let database = SqliteDatabase::open(folder.path(), clock.clone(), SqliteSettings::default()).unwrap();
-    assert_eq!(append(&database, "k", put("1")).await.version, Version(5_000));
+    let database =
+        SqliteDatabase::open(folder.path(), clock.clone(), SqliteSettings::default()).unwrap();
+    assert_eq!(
+        append(&database, "k", put("1")).await.version,
+        Version(5_000)
+    );
     clock.advance(-4_000);
     let second = append(&database, "k", put("2")).await;
-    assert_eq!((second.version, second.timestamp_micros), (Version(5_001), clock.now_micros()));
+    assert_eq!(
+        (second.version, second.timestamp_micros),
+        (Version(5_001), clock.now_micros())
+    );
 }
 
 #[tokio::test]
@@ -58,12 +68,26 @@ async fn an_acknowledged_write_survives_a_crash() {
         fs::copy(folder.path().join(name), crashed.path().join(name)).unwrap();
     }
     let reopened = open(crashed.path()).unwrap();
-    assert_eq!(SqliteLog::new(reopened.clone()).read(&key("k")).await.unwrap().version(), last);
+    assert_eq!(
+        SqliteLog::new(reopened.clone())
+            .read(&key("k"))
+            .await
+            .unwrap()
+            .version(),
+        last
+    );
     assert_eq!(*reopened.committed().borrow(), 50);
     // And dropping without closing loses nothing either.
     drop(database);
     let reopened = open(folder.path()).unwrap();
-    assert_eq!(SqliteLog::new(reopened).read(&key("k")).await.unwrap().version(), last);
+    assert_eq!(
+        SqliteLog::new(reopened)
+            .read(&key("k"))
+            .await
+            .unwrap()
+            .version(),
+        last
+    );
 }
 
 #[tokio::test]
@@ -71,14 +95,27 @@ async fn closing_finishes_what_is_queued_and_gives_the_folder_free() {
     let folder = TempDir::new().unwrap();
     let database = open(folder.path()).unwrap();
     let log = SqliteLog::new(database.clone());
-    let (written, ()) = tokio::join!(log.append(key("k"), put("x"), Condition::None), database.close());
+    let (written, ()) = tokio::join!(
+        log.append(key("k"), put("x"), Condition::None),
+        database.close()
+    );
     let written = written.unwrap().version;
     let refused = log.append(key("k"), put("y"), Condition::None).await;
-    assert!(matches!(refused, Err(AppendError::Unavailable(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(AppendError::Unavailable(_))),
+        "{refused:?}"
+    );
     assert!(log.read(&key("k")).await.is_err());
     database.close().await;
     let reopened = open(folder.path()).unwrap();
-    assert_eq!(SqliteLog::new(reopened).read(&key("k")).await.unwrap().version(), Some(written));
+    assert_eq!(
+        SqliteLog::new(reopened)
+            .read(&key("k"))
+            .await
+            .unwrap()
+            .version(),
+        Some(written)
+    );
 }
 
 #[tokio::test]
@@ -87,7 +124,12 @@ async fn only_one_process_has_a_folder() {
     let database = open(folder.path()).unwrap();
     let refusal = open(folder.path()).unwrap_err();
     assert!(matches!(refusal, OpenError::InUse(_)));
-    assert!(refusal.to_string().contains("is in use by another tidepool; stop it"), "{refusal}");
+    assert!(
+        refusal
+            .to_string()
+            .contains("is in use by another tidepool; stop it"),
+        "{refusal}"
+    );
     append(&database, "k", put("x")).await;
 }
 
@@ -108,7 +150,11 @@ async fn a_damaged_file_is_refused_and_left_as_it_was() {
     let file = folder.path().join("tidepool.db");
     let database = open(folder.path()).unwrap();
     for index in 0..400 {
-        let change = Change::Put { value: vec![7; 500].into(), content_type: None, ttl: None };
+        let change = Change::Put {
+            value: vec![7; 500].into(),
+            content_type: None,
+            ttl: None,
+        };
         append(&database, &format!("k{index}"), change).await;
     }
     database.close().await;
@@ -138,7 +184,11 @@ async fn damage_met_later_is_an_error_of_that_read() {
     let file = folder.path().join("tidepool.db");
     let database = open(folder.path()).unwrap();
     for index in 0..400 {
-        let change = Change::Put { value: vec![7; 500].into(), content_type: None, ttl: None };
+        let change = Change::Put {
+            value: vec![7; 500].into(),
+            content_type: None,
+            ttl: None,
+        };
         append(&database, &format!("k{index}"), change).await;
     }
     database.close().await;
@@ -147,8 +197,13 @@ async fn damage_met_later_is_an_error_of_that_read() {
     bytes[quarter..3 * quarter].fill(0xa5);
     fs::write(&file, &bytes).unwrap();
     // No time to look for damage: as with a file that is too big for it.
-    let settings = SqliteSettings { damage_check: Duration::ZERO, ..SqliteSettings::default() };
-    let Ok(database) = SqliteDatabase::open(folder.path(), Arc::new(SystemClock), settings) else { return };
+    let settings = SqliteSettings {
+        damage_check: Duration::ZERO,
+        ..SqliteSettings::default()
+    };
+    let Ok(database) = SqliteDatabase::open(folder.path(), Arc::new(SystemClock), settings) else {
+        return;
+    };
     let log = SqliteLog::new(database);
     let mut failed = 0;
     for index in 0..400 {
@@ -172,19 +227,29 @@ fn newer_and_foreign_databases_are_refused() {
     connection.pragma_update(None, "user_version", 99).unwrap();
     drop(connection);
     let refusal = open(folder.path()).unwrap_err();
-    assert!(matches!(refusal, OpenError::Newer { found: 99, .. }), "{refusal}");
+    assert!(
+        matches!(refusal, OpenError::Newer { found: 99, .. }),
+        "{refusal}"
+    );
 
     fs::remove_file(&file).unwrap();
     let connection = rusqlite::Connection::open(&file).unwrap();
     connection.execute_batch("CREATE TABLE other (x)").unwrap();
     drop(connection);
-    assert!(matches!(open(folder.path()).unwrap_err(), OpenError::Foreign(_)));
+    assert!(matches!(
+        open(folder.path()).unwrap_err(),
+        OpenError::Foreign(_)
+    ));
 }
 
 #[tokio::test]
 async fn too_much_is_refused_and_nothing_is_lost() {
     let folder = TempDir::new().unwrap();
-    let settings = SqliteSettings { queue_jobs: 2, queue_bytes: 100_000, ..SqliteSettings::default() };
+    let settings = SqliteSettings {
+        queue_jobs: 2,
+        queue_bytes: 100_000,
+        ..SqliteSettings::default()
+    };
     let database = SqliteDatabase::open(folder.path(), Arc::new(SystemClock), settings).unwrap();
     let log = SqliteLog::new(database.clone());
     let (release, held) = std::sync::mpsc::channel::<()>();
@@ -194,27 +259,49 @@ async fn too_much_is_refused_and_nothing_is_lost() {
     };
     tokio::task::yield_now().await;
     // One is let in whatever its size; the next is over the bound in bytes.
-    let big = || Change::Put { value: Bytes::from(vec![0; 200_000]), content_type: None, ttl: None };
+    let big = || Change::Put {
+        value: Bytes::from(vec![0; 200_000]),
+        content_type: None,
+        ttl: None,
+    };
     let first = tokio::spawn({
         let log = log.clone();
         async move { log.append(key("big"), big(), Condition::None).await }
     });
     tokio::task::yield_now().await;
-    let refused = log.append(key("big"), big(), Condition::None).await.unwrap_err();
-    assert!(matches!(&refused, AppendError::Unavailable(why) if why.contains("try again")), "{refused}");
+    let refused = log
+        .append(key("big"), big(), Condition::None)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&refused, AppendError::Unavailable(why) if why.contains("try again")),
+        "{refused}"
+    );
     release.send(()).unwrap();
     assert!(busy.await.unwrap().unwrap());
     first.await.unwrap().unwrap();
-    log.append(key("big"), big(), Condition::None).await.unwrap();
+    log.append(key("big"), big(), Condition::None)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn work_beside_the_log_is_all_or_nothing() {
     let folder = TempDir::new().unwrap();
     let database = open(folder.path()).unwrap();
-    let count = || database.read(|connection| connection.query_row("SELECT count(*) FROM kv_log", (), |row| row.get::<_, i64>(0)));
-    const INSERT: &str = "INSERT INTO kv_log (key, version, timestamp, deleted) VALUES ('k', 1, 1, 1)";
-    database.exec(|transaction| transaction.execute(INSERT, ())).await.unwrap();
+    let count = || {
+        database.read(|connection| {
+            connection.query_row("SELECT count(*) FROM kv_log", (), |row| {
+                row.get::<_, i64>(0)
+            })
+        })
+    };
+    const INSERT: &str =
+        "INSERT INTO kv_log (key, version, timestamp, deleted) VALUES ('k', 1, 1, 1)";
+    database
+        .exec(|transaction| transaction.execute(INSERT, ()))
+        .await
+        .unwrap();
     let failed = database.exec(|transaction| {
         transaction.execute("DELETE FROM kv_log", ())?;
         transaction.execute("no such statement", ())
@@ -227,6 +314,66 @@ async fn work_beside_the_log_is_all_or_nothing() {
     assert!(matches!(panicked.await, Err(ExecError::Failed(_))));
     assert_eq!(count().await.unwrap(), 1);
     append(&database, "k", put("still works")).await;
-    let written = database.read(|connection| connection.execute("DELETE FROM kv_log", ())).await;
+    let written = database
+        .read(|connection| connection.execute("DELETE FROM kv_log", ()))
+        .await;
     assert!(written.is_err(), "readers only read");
+}
+
+/// Makes every append fail, the way that `body` of a trigger does; until undone.
+async fn sabotage(database: &Arc<SqliteDatabase>, body: &'static str) {
+    let trigger = format!("CREATE TRIGGER sabotage AFTER INSERT ON kv_log BEGIN {body}; END");
+    database
+        .exec(move |transaction| transaction.execute_batch(&trigger))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_failure_before_the_commit_and_one_of_the_commit_are_told_apart() {
+    let folder = TempDir::new().unwrap();
+    let database = open(folder.path()).unwrap();
+    let log = SqliteLog::new(database.clone());
+    let first = append(&database, "k", put("1")).await.version;
+    // A foreign key that is checked only at the commit.
+    const TABLES: &str = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+        CREATE TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);";
+    database
+        .exec(|transaction| transaction.execute_batch(TABLES))
+        .await
+        .unwrap();
+
+    sabotage(&database, "SELECT RAISE(ABORT, 'refused')").await;
+    let failed = log.append(key("k"), put("2"), Condition::None).await;
+    assert!(
+        matches!(failed, Err(AppendError::Unavailable(_))),
+        "{failed:?}"
+    );
+    database
+        .exec(|transaction| transaction.execute_batch("DROP TRIGGER sabotage"))
+        .await
+        .unwrap();
+
+    sabotage(&database, "INSERT INTO child VALUES (1)").await;
+    let failed = log.append(key("k"), put("2"), Condition::None).await;
+    assert!(
+        matches!(failed, Err(AppendError::OutcomeUnknown(_))),
+        "{failed:?}"
+    );
+    // Not even a condition is answered from what was not committed.
+    let newer = log.append(key("k"), put("3"), Condition::None);
+    let conditional = log.append(key("k"), put("4"), Condition::IfNoneMatch(Tags::Any));
+    let (newer, conditional) = tokio::join!(newer, conditional);
+    assert!(newer.is_err());
+    if let Err(AppendError::PreconditionFailed { current }) = conditional {
+        assert_eq!(current, Some(first));
+    }
+    database
+        .exec(|transaction| transaction.execute_batch("DROP TRIGGER sabotage"))
+        .await
+        .unwrap();
+
+    assert_eq!(log.read(&key("k")).await.unwrap().version(), Some(first));
+    assert_eq!(*database.committed().borrow(), 1);
+    assert!(append(&database, "k", put("5")).await.version > first);
 }

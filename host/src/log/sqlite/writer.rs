@@ -22,7 +22,8 @@ use crate::model::{Condition, Key, Version};
 const LATEST: &str = "SELECT version FROM kv_log WHERE key = ?1 ORDER BY version DESC LIMIT 1";
 const LATEST_WITH_STATE: &str =
     "SELECT version, deleted, expires_at FROM kv_log WHERE key = ?1 ORDER BY version DESC LIMIT 1";
-const INSERT: &str = "INSERT INTO kv_log (key, version, timestamp, deleted, content_type, expires_at, value)
+const INSERT: &str =
+    "INSERT INTO kv_log (key, version, timestamp, deleted, content_type, expires_at, value)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
 type Reply = oneshot::Sender<Result<Receipt, AppendError>>;
@@ -109,8 +110,22 @@ impl Writer {
     ) -> (Writer, Queue) {
         let (sender, jobs) = sync_channel(settings.queue_jobs);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let queue = Queue { jobs: sender, bytes: queued_bytes.clone(), max_bytes: settings.queue_bytes };
-        (Writer { connection, jobs, queued_bytes, settings, clock, committed }, queue)
+        let queue = Queue {
+            jobs: sender,
+            bytes: queued_bytes.clone(),
+            max_bytes: settings.queue_bytes,
+        };
+        (
+            Writer {
+                connection,
+                jobs,
+                queued_bytes,
+                settings,
+                clock,
+                committed,
+            },
+            queue,
+        )
     }
 
     /// Works until it is closed, or until nobody can ask any more; then hands the
@@ -134,7 +149,9 @@ impl Writer {
                 Ok(Job::Append(append)) => {
                     bytes += append.bytes();
                     group.push(append);
-                    if group.len() >= self.settings.group_appends || bytes >= self.settings.group_bytes {
+                    if group.len() >= self.settings.group_appends
+                        || bytes >= self.settings.group_bytes
+                    {
                         break None;
                     }
                 }
@@ -165,7 +182,11 @@ impl Writer {
                 return answer_all(group, &AppendError::Unavailable(why));
             }
         };
-        if let Err(error) = self.connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute(())) {
+        if let Err(error) = self
+            .connection
+            .prepare_cached("COMMIT")
+            .and_then(|mut commit| commit.execute(()))
+        {
             // The frames may be in the file without being known to be durable: after
             // a crash they may or may not be found.
             let why = explain(&error);
@@ -182,25 +203,41 @@ impl Writer {
     }
 
     #[expect(clippy::type_complexity, reason = "said once, read once")]
-    fn write_group(&self, group: &[Append]) -> rusqlite::Result<(Vec<Result<Receipt, AppendError>>, Option<i64>)> {
-        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
+    fn write_group(
+        &self,
+        group: &[Append],
+    ) -> rusqlite::Result<(Vec<Result<Receipt, AppendError>>, Option<i64>)> {
+        self.connection
+            .prepare_cached("BEGIN IMMEDIATE")?
+            .execute(())?;
         let mut latest = self.connection.prepare_cached(LATEST)?;
         let mut latest_with_state = self.connection.prepare_cached(LATEST_WITH_STATE)?;
         let mut insert = self.connection.prepare_cached(INSERT)?;
         let mut answers = Vec::with_capacity(group.len());
         let mut last_seq = None;
-        for Append { key, change, condition, .. } in group {
+        for Append {
+            key,
+            change,
+            condition,
+            ..
+        } in group
+        {
             let key = key.as_str();
             let now = self.clock.now_micros();
             let newest = if *condition == Condition::None {
-                latest.query_row([key], |row| row.get(0).map(Version)).optional()?
+                latest
+                    .query_row([key], |row| row.get(0).map(Version))
+                    .optional()?
             } else {
                 let found = latest_with_state
-                    .query_row([key], |row| Ok((Version(row.get(0)?), row.get(1)?, row.get(2)?)))
+                    .query_row([key], |row| {
+                        Ok((Version(row.get(0)?), row.get(1)?, row.get(2)?))
+                    })
                     .optional()?;
-                let live = found.and_then(|(version, deleted, expires_at): (_, bool, Option<i64>)| {
-                    (!deleted && expires_at.is_none_or(|at| at > now)).then_some(version)
-                });
+                let live =
+                    found.and_then(|(version, deleted, expires_at): (_, bool, Option<i64>)| {
+                        (!deleted && expires_at.is_none_or(|at| at > now)).then_some(version)
+                    });
                 if !condition.holds(live) {
                     answers.push(Err(AppendError::PreconditionFailed { current: live }));
                     continue;
@@ -209,15 +246,34 @@ impl Writer {
             };
             let version = Version::next(newest, now);
             let (value, content_type, expires_at) = match change {
-                Change::Put { value, content_type, ttl } => {
+                Change::Put {
+                    value,
+                    content_type,
+                    ttl,
+                } => {
                     let ttl = ttl.map(|ttl| i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX));
-                    (Some(&value[..]), content_type.as_deref(), ttl.map(|ttl| now.saturating_add(ttl)))
+                    (
+                        Some(&value[..]),
+                        content_type.as_deref(),
+                        ttl.map(|ttl| now.saturating_add(ttl)),
+                    )
                 }
                 Change::Delete => (None, None, None),
             };
-            let row = params![key, version.0, now, value.is_none(), content_type, expires_at, value];
+            let row = params![
+                key,
+                version.0,
+                now,
+                value.is_none(),
+                content_type,
+                expires_at,
+                value
+            ];
             last_seq = Some(insert.insert(row)?);
-            answers.push(Ok(Receipt { version, timestamp_micros: now }));
+            answers.push(Ok(Receipt {
+                version,
+                timestamp_micros: now,
+            }));
         }
         Ok((answers, last_seq))
     }

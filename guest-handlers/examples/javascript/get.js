@@ -1,0 +1,35 @@
+// A GET handler in JavaScript: cache, then log, then fill. It leaves out what
+// the default one has beside that: conditions, Accept and consistency.
+import { lookup, fill } from 'tidepool:kv/cache@0.1.0';
+import { read } from 'tidepool:kv/log-reader@0.1.0';
+
+export function handle(request, incoming) {
+  const found = lookup(request.key, undefined);
+  let state = found.val;
+  if (found.tag === 'miss') {
+    const lease = found.val;
+    const latest = readLog(request.key);
+    if (lease !== undefined) fill(lease, latest);
+    state = latest.state();
+  }
+  if (state.tag === 'deleted') throw { tag: 'not-found', val: state.val };
+  if (state.tag === 'absent') throw { tag: 'not-found', val: undefined };
+  const { version, value, contentType } = state.val;
+  return {
+    status: 200,
+    version,
+    cache: found.tag === 'found' ? 'hit' : 'miss',
+    contentType,
+    headers: [{ name: 'x-handler', value: 'javascript' }],
+    body: { tag: contentType === undefined ? 'envelope' : 'value', val: value },
+  };
+}
+
+function readLog(key) {
+  try {
+    return read(key);
+  } catch (error) {
+    // What the log threw has a `payload`: a tag, and a text for the client.
+    throw { tag: 'unavailable', val: error.payload?.val ?? String(error) };
+  }
+}

@@ -1,0 +1,93 @@
+//! One run of the binary: what it printed, and how it ended.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use tokio::process::Command;
+
+use crate::{built, within};
+
+/// What a run left.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// The exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Asserts that it went well; what it printed.
+    #[track_caller]
+    pub fn success(&self) -> &str {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        &self.stdout
+    }
+
+    /// Asserts that it ended with this exit code and exactly one line on
+    /// standard error; the line without its `error: `.
+    #[track_caller]
+    pub fn refused(&self, code: i32) -> &str {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        assert_eq!(
+            self.stderr.lines().count(),
+            1,
+            "one line was expected: {self:#?}"
+        );
+        match self.stderr.trim_end().strip_prefix("error: ") {
+            Some(line) => line,
+            None => panic!("no line `error: ...`: {self:#?}"),
+        }
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Ran {
+        Ran {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// Runs the binary to its end.
+///
+/// # Panics
+///
+/// It does not start, or does not end.
+pub async fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ran {
+    run_to_end(command(&built::binary()).args(arguments)).await
+}
+
+/// Runs a command that was made by [`command`] to its end.
+///
+/// # Panics
+///
+/// It does not start, or does not end.
+pub async fn run_to_end(command: &mut Command) -> Ran {
+    let what = format!("the end of {:?}", command.as_std());
+    match within(&what, command.output()).await {
+        Ok(output) => output.into(),
+        Err(error) => panic!("{:?} does not start: {error}", command.as_std()),
+    }
+}
+
+/// A command that sees nothing of this process' environment that could change
+/// what it does, and that does not outlive its test.
+pub fn command(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDEPOOL_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}

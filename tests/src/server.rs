@@ -1,0 +1,500 @@
+//! A running `tidepool dev`: how it is started, where it listens, what it
+//! logs, and how it ends.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::{oneshot, watch};
+
+use crate::{PATIENCE, Plane, REGIONS, Ran, built, command, within};
+
+/// How a server is to be started.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    binary: PathBuf,
+    folder: Arc<TempDir>,
+    data: PathBuf,
+    regions: Vec<String>,
+    admin: String,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup::new()
+    }
+}
+
+impl Setup {
+    /// Three regions, every port a free one, data in a folder of its own.
+    ///
+    /// # Panics
+    ///
+    /// There is no temporary folder to be had.
+    pub fn new() -> Setup {
+        let folder = match TempDir::with_prefix("tidepool-test-") {
+            Ok(folder) => folder,
+            Err(error) => panic!("no temporary folder: {error}"),
+        };
+        Setup {
+            binary: built::binary(),
+            data: folder.path().join("data"),
+            folder: Arc::new(folder),
+            regions: REGIONS.map(|name| format!("{name}=127.0.0.1:0")).to_vec(),
+            admin: "127.0.0.1:0".to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Other regions.
+    #[must_use]
+    pub fn regions(mut self, names: &[&str]) -> Setup {
+        self.regions = names
+            .iter()
+            .map(|name| format!("{name}=127.0.0.1:0"))
+            .collect();
+        self
+    }
+
+    /// One region, as `name=address`.
+    #[must_use]
+    pub fn region_at(mut self, region: &str) -> Setup {
+        self.regions = vec![region.to_owned()];
+        self
+    }
+
+    /// Another address for the admin plane.
+    #[must_use]
+    pub fn admin_at(mut self, address: &str) -> Setup {
+        self.admin = address.to_owned();
+        self
+    }
+
+    /// A setting, as `key=value`.
+    #[must_use]
+    pub fn set(self, setting: &str) -> Setup {
+        self.arguments(&["--set", setting])
+    }
+
+    /// More of the command line.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Setup {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+        self.arguments.extend(arguments);
+        self
+    }
+
+    /// A variable of the environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Setup {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Another data folder.
+    #[must_use]
+    pub fn data_at(mut self, folder: &Path) -> Setup {
+        self.data = folder.to_owned();
+        self
+    }
+
+    /// Another binary, started in its own folder.
+    #[must_use]
+    pub fn binary(mut self, binary: &Path) -> Setup {
+        self.binary = binary.to_owned();
+        self
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// A folder that lives as long as this set-up and its server: the data
+    /// folder is in it, and files of the test may be.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts it, and waits until it says where it listens.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub async fn start(&self) -> Server {
+        let mut command = self.command();
+        let command = command.as_std_mut();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => panic!("{command:?} does not start: {error}"),
+        };
+        let log = Log::of(child.stderr.take());
+        let banner = Banner::of(child.stdout.take());
+        // From here on a panic kills the child and shows its log.
+        let mut server = Server {
+            setup: self.clone(),
+            child: Some(child),
+            regions: Vec::new(),
+            admin: Plane::new(SocketAddr::from(([127, 0, 0, 1], 0))),
+            log,
+        };
+        match within("the banner of tidepool dev", banner).await {
+            Ok(Banner { regions, admin }) => {
+                server.regions = regions;
+                server.admin = admin;
+            }
+            Err(_) => panic!("tidepool dev ended before it listened"),
+        }
+        server
+    }
+
+    /// Starts what is not to start: runs it to its end.
+    ///
+    /// # Panics
+    ///
+    /// It goes on running.
+    pub async fn run(&self) -> Ran {
+        command::run_to_end(&mut self.command()).await
+    }
+
+    fn command(&self) -> tokio::process::Command {
+        let mut command = command::command(&self.binary);
+        command.args(["dev", "--admin-listen", &self.admin]);
+        command.arg("--data").arg(&self.data);
+        for region in &self.regions {
+            command.args(["--region", region]);
+        }
+        command.args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        // Not where the sources are: a server has to do without them.
+        command.current_dir(self.folder.path());
+        command
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    setup: Setup,
+    child: Option<Child>,
+    regions: Vec<(String, Plane)>,
+    admin: Plane,
+    log: Log,
+}
+
+impl Server {
+    /// Starts one as [`Setup::new`] has it.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub async fn start() -> Server {
+        Setup::new().start().await
+    }
+
+    /// How it was started: to start it again.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// The data plane of a region.
+    ///
+    /// # Panics
+    ///
+    /// There is no such region.
+    pub fn region(&self, name: &str) -> &Plane {
+        match self.regions.iter().find(|(region, _)| region == name) {
+            Some((_, plane)) => plane,
+            None => panic!("there is no region {name}"),
+        }
+    }
+
+    /// All regions with their names.
+    pub fn regions(&self) -> &[(String, Plane)] {
+        &self.regions
+    }
+
+    /// The admin plane.
+    pub fn admin(&self) -> &Plane {
+        &self.admin
+    }
+
+    /// What it logs.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// Waits until a region has applied everything up to a version.
+    ///
+    /// # Panics
+    ///
+    /// It does not.
+    pub async fn caught_up(&self, region: &str, version: i64) {
+        let patience = PATIENCE.as_millis();
+        let path =
+            format!("/v1/regions/{region}/caught-up?version={version}&timeout_ms={patience}");
+        self.admin.get(&path).send().await.expect(200);
+    }
+
+    /// Waits until every region has applied everything up to a version.
+    ///
+    /// # Panics
+    ///
+    /// One does not.
+    pub async fn all_caught_up(&self, version: i64) {
+        for (name, _) in &self.regions {
+            self.caught_up(name, version).await;
+        }
+    }
+
+    /// Deploys a component over HTTP, to one region or to all; the answer's
+    /// document.
+    ///
+    /// # Panics
+    ///
+    /// It is refused.
+    pub async fn deploy(&self, operation: &str, component: &Path, region: Option<&str>) -> Value {
+        let query = region.map_or(String::new(), |region| format!("?region={region}"));
+        let path = format!("/v1/handlers/{operation}{query}");
+        let call = self.admin.post(&path).body(built::bytes(component));
+        call.send().await.expect(200).json()
+    }
+
+    /// The revisions of a slot as the admin plane lists them, newest first.
+    ///
+    /// # Panics
+    ///
+    /// It lists none.
+    pub async fn revisions(&self, region: &str, operation: &str) -> Vec<Value> {
+        let list = self.admin.get("/v1/handlers").send().await.expect(200);
+        let list = list.json();
+        let all = list["handlers"].as_array().cloned().unwrap_or_default();
+        let wanted =
+            |handler: &Value| handler["region"] == region && handler["operation"] == operation;
+        let found: Vec<Value> = all.into_iter().filter(wanted).collect();
+        assert!(!found.is_empty(), "no {operation} in {region}: {list:#}");
+        found
+    }
+
+    /// The number of the revision that a slot runs.
+    ///
+    /// # Panics
+    ///
+    /// It does not run exactly one.
+    pub async fn active(&self, region: &str, operation: &str) -> u64 {
+        let revisions = self.revisions(region, operation).await;
+        let mut active = revisions.iter().filter(|r| r["state"] == "active");
+        match (active.next(), active.next()) {
+            (Some(revision), None) => revision["revision"].as_u64().unwrap_or(0),
+            _ => panic!("not one active {operation} in {region}: {revisions:#?}"),
+        }
+    }
+
+    /// Runs a subcommand of the binary against this server.
+    ///
+    /// # Panics
+    ///
+    /// It does not end.
+    pub async fn cli(&self, arguments: &[&str]) -> Ran {
+        let mut command = command::command(&self.setup.binary);
+        let admin = format!("http://{}", self.admin.address());
+        command::run_to_end(command.args(arguments).args(["--admin", &admin])).await
+    }
+
+    /// Tells it to stop, as a service manager does, and waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// It does not stop.
+    pub async fn stop(mut self) -> ExitStatus {
+        self.signal("TERM").await;
+        self.ended().await
+    }
+
+    /// Kills it (`kill -9`) and waits until it is gone.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be killed.
+    pub async fn kill(mut self) {
+        self.signal("KILL").await;
+        self.ended().await;
+    }
+
+    /// Sends a signal, by its name.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be sent.
+    pub async fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.id());
+        let done = tokio::process::Command::new("sh")
+            .args(["-c", &kill])
+            .status();
+        let sent = within("kill", done)
+            .await
+            .is_ok_and(|status| status.success());
+        assert!(sent, "`{kill}` failed");
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        self.log.ended().await;
+        let Some(mut child) = self.child.take() else {
+            panic!("the server has ended already");
+        };
+        // Its standard error is closed: it is gone, or about to be.
+        match child.wait() {
+            Ok(status) => status,
+            Err(error) => panic!("no end of the server: {error}"),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- what tidepool logged:\n{}---", self.log.text());
+        }
+    }
+}
+
+/// Where a server says that it listens.
+struct Banner {
+    regions: Vec<(String, Plane)>,
+    admin: Plane,
+}
+
+impl Banner {
+    /// Reads standard output to its end, on a thread of its own; the receiver
+    /// gets the banner.
+    fn of(stdout: Option<impl Read + Send + 'static>) -> oneshot::Receiver<Banner> {
+        let (sender, receiver) = oneshot::channel();
+        let mut sender = Some(sender);
+        let mut planes = Vec::new();
+        read_lines(stdout, move |line| {
+            let mut words = line.split_whitespace();
+            if let (Some(name), Some(url), None) = (words.next(), words.next(), words.next())
+                && let Some(address) = url.strip_prefix("http://").and_then(|a| a.parse().ok())
+            {
+                planes.push((name.to_owned(), Plane::new(address)));
+            }
+            // The banner's last line.
+            if line.starts_with("Ctrl-C")
+                && let Some((_, admin)) = planes.pop()
+                && let Some(sender) = sender.take()
+            {
+                let regions = std::mem::take(&mut planes);
+                let _ = sender.send(Banner { regions, admin });
+            }
+        });
+        receiver
+    }
+}
+
+/// What a server logs, line by line, as it comes.
+#[derive(Clone, Debug)]
+pub struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// Lines so far, and whether no more will come.
+    progress: watch::Receiver<(usize, bool)>,
+}
+
+impl Log {
+    fn of(stderr: Option<impl Read + Send + 'static>) -> Log {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (sender, progress) = watch::channel((0, false));
+        let (kept, mut end) = (Arc::clone(&lines), EndOfLog(sender));
+        read_lines(stderr, move |line| {
+            let mut lines = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.push(line);
+            end.0.send_modify(|(count, _)| *count = lines.len());
+        });
+        Log { lines, progress }
+    }
+
+    /// All of it so far.
+    pub fn text(&self) -> String {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    /// How many of the lines so far have all of these texts.
+    pub fn count(&self, texts: &[&str]) -> usize {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_all = |line: &&String| texts.iter().all(|text| line.contains(text));
+        lines.iter().filter(has_all).count()
+    }
+
+    /// Waits until a line with all of these texts has come.
+    ///
+    /// # Panics
+    ///
+    /// None comes.
+    pub async fn line(&self, texts: &[&str]) {
+        self.lines(1, texts).await;
+    }
+
+    /// Waits until so many lines with all of these texts have come.
+    ///
+    /// # Panics
+    ///
+    /// Fewer come.
+    pub async fn lines(&self, count: usize, texts: &[&str]) {
+        let mut progress = self.progress.clone();
+        let enough = progress.wait_for(|(_, ended)| self.count(texts) >= count || *ended);
+        let _ = within(&format!("{count} log lines with {texts:?}"), enough).await;
+        let found = self.count(texts);
+        assert!(found >= count, "{found} of {count} lines with {texts:?}");
+    }
+
+    async fn ended(&self) {
+        let mut progress = self.progress.clone();
+        let end = progress.wait_for(|(_, ended)| *ended);
+        let _ = within("the end of the server", end).await;
+    }
+}
+
+/// Says that a log has ended, when it goes.
+struct EndOfLog(watch::Sender<(usize, bool)>);
+
+impl Drop for EndOfLog {
+    fn drop(&mut self) {
+        self.0.send_modify(|(_, ended)| *ended = true);
+    }
+}
+
+/// Hands every line of a stream on, from a thread of its own that ends with
+/// the stream.
+fn read_lines(
+    stream: Option<impl Read + Send + 'static>,
+    mut line: impl FnMut(String) + Send + 'static,
+) {
+    let Some(stream) = stream else {
+        panic!("a stream of the server is not piped");
+    };
+    std::thread::spawn(move || {
+        let mut stream = BufReader::new(stream);
+        let mut bytes = Vec::new();
+        while stream.read_until(b'\n', &mut bytes).is_ok_and(|n| n > 0) {
+            line(String::from_utf8_lossy(&bytes).trim_end().to_owned());
+            bytes.clear();
+        }
+    });
+}
