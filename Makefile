@@ -66,8 +66,8 @@ lint: guests ## formatting and clippy, warnings are errors
 deny: ## licences and sources of all dependencies
 	@PATH="$(CURDIR)/target/tools/bin:$$PATH"; \
 	for workspace in . guest-handlers tests/guests; do \
-		cargo deny --offline --manifest-path $$workspace/Cargo.toml check \
-			--config $(CURDIR)/deny.toml licenses bans sources; \
+		cargo deny --offline --manifest-path $$workspace/Cargo.toml \
+			--config $(CURDIR)/deny.toml check licenses bans sources; \
 	done
 
 clean: ## what was built; tools that set-up fetched stay

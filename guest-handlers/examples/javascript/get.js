@@ -1,6 +1,6 @@
 // A GET handler in JavaScript: cache, then log, then fill. It leaves out what
 // the default one has beside that: conditions, Accept and consistency.
-import { lookup, fill } from 'tidepool:kv/cache@0.1.0';
+import { lookup, Lease } from 'tidepool:kv/cache@0.1.0';
 import { read } from 'tidepool:kv/log-reader@0.1.0';
 
 export function handle(request, incoming) {
@@ -9,7 +9,7 @@ export function handle(request, incoming) {
   if (found.tag === 'miss') {
     const lease = found.val;
     const latest = readLog(request.key);
-    if (lease !== undefined) fill(lease, latest);
+    if (lease !== undefined) Lease.fill(lease, latest);
     state = latest.state();
   }
   if (state.tag === 'deleted') throw { tag: 'not-found', val: state.val };

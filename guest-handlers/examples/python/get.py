@@ -4,7 +4,7 @@ default one has beside that: conditions, Accept and consistency."""
 import wit_world
 from componentize_py_types import Err
 from wit_world.imports import cache, log_reader
-from wit_world.imports.cache import LookupResult_Found
+from wit_world.imports.cache import Lease, LookupResult_Found
 from wit_world.imports.types import (
     Body_Envelope, Body_Value, CacheStatus, Failure_NotFound, Failure_Unavailable,
     Header, Response, State_Deleted, State_Live,
@@ -22,7 +22,7 @@ class WitWorld(wit_world.WitWorld):
             except Err as error:
                 raise Err(Failure_Unavailable(error.value.value))
             if found.value is not None:
-                cache.fill(found.value, latest)
+                Lease.fill(found.value, latest)
             state, status = latest.state(), CacheStatus.MISS
         if not isinstance(state, State_Live):
             version = state.value if isinstance(state, State_Deleted) else None

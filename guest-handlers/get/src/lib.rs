@@ -8,7 +8,7 @@
 mod choose;
 
 use choose::{Shape, choose, matches};
-use tidepool::kv::cache::{LookupResult, fill, lookup};
+use tidepool::kv::cache::{Lease, LookupResult, lookup};
 use tidepool::kv::log_reader::{Latest, ReadError, read};
 use tidepool::kv::types::{Body, CacheStatus, Condition, Consistency, Entry, State, Tags, Version};
 
@@ -49,7 +49,7 @@ fn find(key: &str, consistency: Consistency) -> Result<(State, CacheStatus), Fai
     let latest = read_log(key)?;
     if let Some(lease) = lease {
         // A refused fill is nobody's loss: the answer comes from the log.
-        fill(lease, &latest);
+        Lease::fill(lease, &latest);
     }
     let state = latest.state();
     match at_least {

@@ -132,8 +132,6 @@ fn base(limits: &Limits, reservation: u64) -> Config {
     config
         .concurrency_support(false)
         .epoch_interruption(true)
-        // One core for the compiler, whatever there is: the others serve.
-        .parallel_compilation(false)
         .cranelift_opt_level(OptLevel::Speed)
         .memory_reservation(reservation)
         .max_wasm_stack(limits.stack_bytes)

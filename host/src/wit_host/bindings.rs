@@ -23,7 +23,7 @@ wasmtime::component::bindgen!({
     path: "../wit",
     imports: {
         "tidepool:kv/cache.lookup": async | trappable,
-        "tidepool:kv/cache.fill": async | trappable,
+        "tidepool:kv/cache.[static]lease.fill": async | trappable,
         "tidepool:kv/log-reader.read": async | trappable,
         "tidepool:kv/log-put.put": async | trappable,
         "tidepool:kv/log-delete.delete": async | trappable,

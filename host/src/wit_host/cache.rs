@@ -36,14 +36,6 @@ impl Host for Context {
             }
         }
     }
-
-    async fn fill(&mut self, lease: Resource<Lease>, latest: Resource<State>) -> Result<bool> {
-        self.charge(0)?;
-        let lease = self.leases.take(lease.rep())?;
-        let state = self.readings.get(latest.rep())?.clone();
-        let backends = Arc::clone(self.backends()?);
-        Ok(fill(&backends, lease, &state).await)
-    }
 }
 
 async fn fill(backends: &Backends, lease: Lease, state: &State) -> bool {
@@ -59,6 +51,14 @@ async fn fill(backends: &Backends, lease: Lease, state: &State) -> bool {
 }
 
 impl HostLease for Context {
+    async fn fill(&mut self, lease: Resource<Lease>, latest: Resource<State>) -> Result<bool> {
+        self.charge(0)?;
+        let lease = self.leases.take(lease.rep())?;
+        let state = self.readings.get(latest.rep())?.clone();
+        let backends = Arc::clone(self.backends()?);
+        Ok(fill(&backends, lease, &state).await)
+    }
+
     fn drop(&mut self, lease: Resource<Lease>) -> Result<()> {
         if let Ok(lease) = self.leases.take(lease.rep()) {
             self.backends()?.cache.release(lease);
