@@ -29,11 +29,6 @@
 //! time and chance that all share. Imports point one way: `http` and `hydrate`
 //! to `handlers`, to `wit_host`, to `cache` and `log`.
 
-/// A request allocates a few dozen times; this allocator halves what that
-/// costs (measured; see `docs/performance.md`).
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 pub mod app;
 pub mod cache;
 pub mod cli;

@@ -34,6 +34,9 @@ pub enum CallError {
     /// No instance can be made now.
     #[error("no instance of the handler can be made: {0}")]
     Instantiate(String),
+    /// It failed after it had asked the log to append.
+    #[error("{0}; the write may have happened: read the key to see")]
+    AfterWrite(Box<CallError>),
     /// Too many calls at once.
     #[error("too many requests for this operation at once; try again later")]
     Overloaded,
@@ -49,6 +52,7 @@ impl CallError {
     pub fn log_text(&self) -> String {
         match self {
             CallError::Trap { detail, .. } => detail.clone(),
+            CallError::AfterWrite(error) => error.log_text(),
             other => other.to_string(),
         }
     }

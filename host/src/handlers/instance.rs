@@ -127,6 +127,19 @@ impl Instance {
         request: Request,
         incoming: Box<Incoming>,
     ) -> Result<Result<Answer, Failure>, CallError> {
+        let result = self.try_request(backends, request, incoming).await;
+        result.map_err(|error| match self.store.data().may_have_written() {
+            true => CallError::AfterWrite(Box::new(error)),
+            false => error,
+        })
+    }
+
+    async fn try_request(
+        &mut self,
+        backends: Arc<Backends>,
+        request: Request,
+        incoming: Box<Incoming>,
+    ) -> Result<Result<Answer, Failure>, CallError> {
         self.begin(backends, Subject::Request(incoming));
         let Handle::Request(handle) = &self.handle else {
             return Err(CallError::Instantiate(

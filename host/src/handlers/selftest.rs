@@ -70,7 +70,14 @@ async fn instance(
     pre: &InstancePre<Context>,
     operation: Operation,
 ) -> Result<Instance, CallError> {
-    Instance::new(engine, pre, operation, HandlerOutput::discard(), u32::MAX).await
+    Instance::new(
+        engine,
+        pre,
+        operation,
+        HandlerOutput::new(|line| tracing::info!(target: "handler", "self-test: {line}")),
+        u32::MAX,
+    )
+    .await
 }
 
 async fn get(

@@ -248,17 +248,12 @@ fn broken(error: &CallError, revision: &Revision) -> Problem {
         CallError::Trap { .. } | CallError::Exceeded(_) | CallError::BadAnswer(_) => {
             Kind::HandlerFailed
         }
-        // A write that ran out of time may have been written already.
+        CallError::AfterWrite(_) => Kind::OutcomeUnknown,
         CallError::CpuDeadline(_) | CallError::WallDeadline(_) => Kind::HandlerDeadline,
         CallError::Overloaded | CallError::Instantiate(_) => Kind::Overloaded,
     };
     let info = revision.info();
-    let mut detail = error.to_string();
-    if matches!(info.operation, Operation::Put | Operation::Delete) && error.is_the_components() {
-        // It may have called the log before it failed.
-        detail.push_str("; read the key to see whether the write happened");
-    }
-    Problem::new(kind, detail)
+    Problem::new(kind, error.to_string())
         .with("region", &*info.region)
         .with("operation", info.operation.name())
         .with("revision", info.number)

@@ -211,6 +211,8 @@ pub struct Context {
     /// Memory and table elements that the instance has grown to.
     pub(super) memory_bytes: usize,
     pub(super) table_elements: usize,
+    /// An append has been asked for in this call and was not refused.
+    pub(super) may_have_written: bool,
     /// A growth was refused: what follows is the component's way of dying.
     pub(super) growth_refused: bool,
     meter: Arc<CpuMeter>,
@@ -232,6 +234,7 @@ impl Context {
             host_bytes: 0,
             memory_bytes: 0,
             table_elements: 0,
+            may_have_written: false,
             growth_refused: false,
             meter: Arc::default(),
             output,
@@ -245,6 +248,7 @@ impl Context {
         self.subject = subject;
         self.host_calls = 0;
         self.host_bytes = 0;
+        self.may_have_written = false;
     }
 
     /// Ends a call: every handle is void, leases go back.
@@ -263,6 +267,11 @@ impl Context {
     /// The meter of the call in progress.
     pub fn meter(&self) -> &Arc<CpuMeter> {
         &self.meter
+    }
+
+    /// Whether the call in progress may have written to the log.
+    pub fn may_have_written(&self) -> bool {
+        self.may_have_written
     }
 
     /// Whether a growth of memory or tables was refused.

@@ -126,7 +126,12 @@ impl Context {
             Err(error) => return Ok(Err(WriteError::InvalidKey(error.to_string()))),
         };
         let backends = Arc::clone(self.backends()?);
+        // Set before the wait: the call may be cut while the log is at it.
+        let before = std::mem::replace(&mut self.may_have_written, true);
         let answer = backends.log.append(key, change, condition).await;
+        if let Err(AppendError::PreconditionFailed { .. } | AppendError::Unavailable(_)) = &answer {
+            self.may_have_written = before;
+        }
         Ok(answer.map(receipt).map_err(write_error))
     }
 }

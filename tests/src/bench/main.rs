@@ -1,7 +1,8 @@
 //! The benchmark: everything in one run on one machine, so that what counts
 //! is the ratios. `make bench` runs it, prints the table and writes it, with
 //! the machine's description, to `docs/performance.json`. With `--serve` it
-//! only starts the servers and says where, for a profiler.
+//! only starts the servers and says where, and with `--calls` it only calls the
+//! component, both for a profiler.
 
 mod disk;
 mod load;
@@ -52,6 +53,13 @@ fn main() -> Result<()> {
             servers.bare, servers.native, servers.region
         );
         std::io::stdin().read_line(&mut String::new())?;
+        runtime.block_on(servers.stop());
+        return Ok(());
+    }
+
+    if std::env::args().nth(1).as_deref() == Some("--calls") {
+        let nanos = runtime.block_on(servers.nanoseconds_per_call())?;
+        println!("one call of the get component for a hit, HTTP left out: {nanos:.0} ns");
         runtime.block_on(servers.stop());
         return Ok(());
     }

@@ -21,9 +21,12 @@ use tidepool::http::data::answered;
 use tidepool::http::respond::{Kind, Problem};
 use tidepool::http::route::{self, Route};
 use tidepool::http::server::{ConnectionLimits, Server};
-use tidepool::model::State;
-use tidepool::wit_host::bindings::tidepool::kv::types::CacheStatus;
-use tidepool::wit_host::context::{Backends, StoredValue};
+use tidepool::model::{Operation, State};
+use tidepool::wit_host::bindings::tidepool::kv::types::{
+    CacheStatus, Condition, Consistency, Method,
+};
+use tidepool::wit_host::context::{self, Backends, StoredValue};
+use tidepool::wit_host::worlds;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -96,6 +99,35 @@ impl Servers {
     pub async fn deploy(&self, component: &Bytes) -> Result<()> {
         let uri = format!("http://{}/v1/handlers/get", self.app.admin);
         send(Request::post(uri).body(Full::new(component.clone()))?).await
+    }
+
+    /// The time of a call of the `get` component for a hit, without HTTP.
+    pub async fn nanoseconds_per_call(&self) -> Result<f64> {
+        const CALLS: u32 = 1_000_000;
+        let start = std::time::Instant::now();
+        for _ in 0..CALLS {
+            let (parts, ()) = Request::new(()).into_parts();
+            let request = worlds::Request {
+                key: Arc::from("hit"),
+                method: Method::Get,
+                consistency: Consistency::Cached,
+                condition: Condition::None,
+                accept: None,
+            };
+            let incoming = Box::new(context::Incoming {
+                parts,
+                body: Bytes::new(),
+            });
+            let revision = self.app.registry.current(0, Operation::Get);
+            match revision
+                .request(&self.app.backends[0], request, incoming)
+                .await?
+            {
+                Ok(answer) => drop(answer),
+                Err(failure) => return Err(format!("{failure:?}").into()),
+            }
+        }
+        Ok(start.elapsed().as_nanos() as f64 / f64::from(CALLS))
     }
 
     /// Stops the host.
