@@ -1,9 +1,10 @@
 //! From settings to running regions. The only place that names backends.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ::http::Request;
+use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -20,7 +21,8 @@ use crate::handlers::store::DeploymentStore;
 use crate::http::admin::AdminPlane;
 use crate::http::data::DataPlane;
 use crate::http::region::Region;
-use crate::http::server::{BindError, ConnectionLimits, Server};
+use crate::http::respond::Answer;
+use crate::http::server::{BindError, BoxFuture, ConnectionLimits, Server};
 use crate::hydrate::component::ComponentDecide;
 use crate::hydrate::{Hydrator, HydratorSettings, HydratorStatus};
 use crate::log::Log;
@@ -156,18 +158,19 @@ impl App {
             app.backends.push(backends);
             regions.push(Arc::clone(&region));
             let plane = DataPlane::new(region, Arc::clone(&registry), settings);
-            let service = move |request| {
-                let plane = plane.clone();
-                async move { plane.serve(request).await }
-            };
-            app.serve(server.run(service, limits, stop_rx.clone()));
+            app.serve(
+                server,
+                Arc::new(move |request| plane.serve(request)),
+                limits,
+                stop_rx.clone(),
+            );
         }
         let plane = AdminPlane::new(regions, registry, settings);
-        let service = move |request| {
+        let service = move |request| -> BoxFuture<Answer> {
             let plane = plane.clone();
-            async move { plane.serve(request).await }
+            Box::pin(async move { plane.serve(request).await })
         };
-        app.serve(admin_server.run(service, limits, stop_rx.clone()));
+        app.serve(admin_server, Arc::new(service), limits, stop_rx);
         if let Some(folder) = &settings.watch {
             app.following.push(tokio::spawn(folder::run(
                 folder.clone(),
@@ -178,9 +181,18 @@ impl App {
         Ok(app)
     }
 
-    fn serve(&mut self, server: impl Future<Output = usize> + Send + 'static) {
+    /// One type for all planes, so that the server's code exists once.
+    fn serve(
+        &mut self,
+        server: Server,
+        service: Arc<dyn Fn(Request<Incoming>) -> BoxFuture<Answer> + Send + Sync>,
+        limits: ConnectionLimits,
+        stop: watch::Receiver<bool>,
+    ) {
         self.serving.spawn(async move {
-            let cut = server.await;
+            let cut = server
+                .run(move |request| service(request), limits, stop)
+                .await;
             if cut > 0 {
                 tracing::warn!(
                     connections = cut,

@@ -15,6 +15,7 @@
 //!
 //! - [`server`]: a running `tidepool dev` on ports and in a folder of its own;
 //!   dropping it kills it, and when a test has failed prints what it logged
+//! - [`log`]: what it says, to wait for
 //! - [`client`]: requests to one address, and answers that can be asserted on
 //! - [`wire`]: the same without an HTTP library, for what none would send
 //! - [`command`]: one run of the command line
@@ -27,7 +28,7 @@
 pub mod built;
 pub mod client;
 pub mod command;
-
+pub mod log;
 pub mod server;
 pub mod wire;
 

@@ -1,16 +1,15 @@
-//! A running `tidepool dev`: how it is started, where it listens, what it
-//! logs, and how it ends.
+//! A running `tidepool dev`: how it is started, what it is asked, and how it
+//! ends.
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::{oneshot, watch};
 
+use crate::log::{Banner, Log};
 use crate::{PATIENCE, Plane, REGIONS, Ran, built, command, within};
 
 /// How a server is to be started.
@@ -373,128 +372,4 @@ impl Drop for Server {
             eprintln!("--- what tidepool logged:\n{}---", self.log.text());
         }
     }
-}
-
-/// Where a server says that it listens.
-struct Banner {
-    regions: Vec<(String, Plane)>,
-    admin: Plane,
-}
-
-impl Banner {
-    /// Reads standard output to its end, on a thread of its own; the receiver
-    /// gets the banner.
-    fn of(stdout: Option<impl Read + Send + 'static>) -> oneshot::Receiver<Banner> {
-        let (sender, receiver) = oneshot::channel();
-        let mut sender = Some(sender);
-        let mut planes = Vec::new();
-        read_lines(stdout, move |line| {
-            let mut words = line.split_whitespace();
-            if let (Some(name), Some(url), None) = (words.next(), words.next(), words.next())
-                && let Some(address) = url.strip_prefix("http://").and_then(|a| a.parse().ok())
-            {
-                planes.push((name.to_owned(), Plane::new(address)));
-            }
-            // The banner's last line.
-            if line.starts_with("Ctrl-C")
-                && let Some((_, admin)) = planes.pop()
-                && let Some(sender) = sender.take()
-            {
-                let regions = std::mem::take(&mut planes);
-                let _ = sender.send(Banner { regions, admin });
-            }
-        });
-        receiver
-    }
-}
-
-/// What a server logs, line by line, as it comes.
-#[derive(Clone, Debug)]
-pub struct Log {
-    lines: Arc<Mutex<Vec<String>>>,
-    /// Lines so far, and whether no more will come.
-    progress: watch::Receiver<(usize, bool)>,
-}
-
-impl Log {
-    fn of(stderr: Option<impl Read + Send + 'static>) -> Log {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let (sender, progress) = watch::channel((0, false));
-        let (kept, mut end) = (Arc::clone(&lines), EndOfLog(sender));
-        read_lines(stderr, move |line| {
-            let mut lines = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            lines.push(line);
-            end.0.send_modify(|(count, _)| *count = lines.len());
-        });
-        Log { lines, progress }
-    }
-
-    /// All of it so far.
-    pub fn text(&self) -> String {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().map(|line| format!("{line}\n")).collect()
-    }
-
-    /// How many of the lines so far have all of these texts.
-    pub fn count(&self, texts: &[&str]) -> usize {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_all = |line: &&String| texts.iter().all(|text| line.contains(text));
-        lines.iter().filter(has_all).count()
-    }
-
-    /// Waits until a line with all of these texts has come.
-    ///
-    /// # Panics
-    ///
-    /// None comes.
-    pub async fn line(&self, texts: &[&str]) {
-        self.lines(1, texts).await;
-    }
-
-    /// Waits until so many lines with all of these texts have come.
-    ///
-    /// # Panics
-    ///
-    /// Fewer come.
-    pub async fn lines(&self, count: usize, texts: &[&str]) {
-        let mut progress = self.progress.clone();
-        let enough = progress.wait_for(|(_, ended)| self.count(texts) >= count || *ended);
-        let _ = within(&format!("{count} log lines with {texts:?}"), enough).await;
-        let found = self.count(texts);
-        assert!(found >= count, "{found} of {count} lines with {texts:?}");
-    }
-
-    async fn ended(&self) {
-        let mut progress = self.progress.clone();
-        let end = progress.wait_for(|(_, ended)| *ended);
-        let _ = within("the end of the server", end).await;
-    }
-}
-
-/// Says that a log has ended, when it goes.
-struct EndOfLog(watch::Sender<(usize, bool)>);
-
-impl Drop for EndOfLog {
-    fn drop(&mut self) {
-        self.0.send_modify(|(_, ended)| *ended = true);
-    }
-}
-
-/// Hands every line of a stream on, from a thread of its own that ends with
-/// the stream.
-fn read_lines(
-    stream: Option<impl Read + Send + 'static>,
-    mut line: impl FnMut(String) + Send + 'static,
-) {
-    let Some(stream) = stream else {
-        panic!("a stream of the server is not piped");
-    };
-    std::thread::spawn(move || {
-        let mut stream = BufReader::new(stream);
-        let mut bytes = Vec::new();
-        while stream.read_until(b'\n', &mut bytes).is_ok_and(|n| n > 0) {
-            line(String::from_utf8_lossy(&bytes).trim_end().to_owned());
-            bytes.clear();
-        }
-    });
 }

@@ -43,8 +43,9 @@ pub enum Event {
     Resolved {
         /// Where to resume.
         position: Position,
-        /// Every row committed before this time (microseconds since the Unix
-        /// epoch, the database's clock) has been delivered.
+        /// Every row with an earlier timestamp (microseconds since the Unix
+        /// epoch, the database's clock) has been delivered. A timestamp is
+        /// older than its commit: those under way hold this back.
         as_of_micros: i64,
     },
 }

@@ -63,8 +63,8 @@ impl SqliteFeedSource {
 impl FeedSource for SqliteFeedSource {
     async fn open(&self, after: Option<Position>) -> Result<Box<dyn Feed>, FeedError> {
         let committed = self.database.committed();
-        // Before the read: what is committed before this time is in it.
-        let as_of = self.database.now_micros();
+        // Before the read: every row with an earlier timestamp is in it.
+        let as_of = self.database.complete_until();
         let last = self.database.read(last_seq).await.map_err(interrupted)?;
         let (stage, seq, as_of) = match after {
             None => (Stage::Scan { after: None }, last, as_of),
@@ -137,7 +137,7 @@ impl Feed for SqliteFeed {
                 }
                 Stage::Follow => {
                     self.committed.borrow_and_update();
-                    let as_of = self.database.now_micros();
+                    let as_of = self.database.complete_until();
                     let page = self.read_after(self.seq).await?;
                     // Rows that a bound has cut off may be older than the read, but
                     // none is older than the last row before them.

@@ -15,6 +15,7 @@ use super::envelope::envelope;
 use super::region::Region;
 use super::respond::{self, Kind, Problem};
 use super::route::{self, KvRequest, Route};
+use super::server::BoxFuture;
 use crate::config::Settings;
 use crate::handlers::answer::{Answer, AnswerBody};
 use crate::handlers::error::CallError;
@@ -55,66 +56,78 @@ impl DataPlane {
     }
 
     /// Answers a request.
-    pub async fn serve(&self, request: Request<HttpBody>) -> respond::Answer {
+    ///
+    /// The future is on the heap: it is some kilobytes of a component's call,
+    /// and whoever holds it would move it a few times before it starts.
+    pub fn serve(&self, request: Request<HttpBody>) -> BoxFuture<respond::Answer> {
+        let inner = Arc::clone(&self.0);
         let (parts, body) = request.into_parts();
         match route::parse(&parts.method, &parts.uri, &parts.headers) {
-            Ok(Route::Kv(kv)) => self.key(kv, parts, body).await,
-            Ok(Route::Healthz) => probe(StatusCode::OK, &serde_json::json!({"status": "alive"})),
-            Ok(Route::Readyz) => {
-                let report = self.0.region.report();
-                probe(
-                    if report.ready {
-                        StatusCode::OK
+            Ok(Route::Kv(kv)) if kv.operation == Operation::Get => {
+                let head = kv.head;
+                let incoming = Box::new(Incoming {
+                    parts,
+                    body: Bytes::new(),
+                });
+                Box::pin(async move {
+                    let answer = inner.call(kv, incoming).await;
+                    if head {
+                        respond::without_body(answer)
                     } else {
-                        StatusCode::SERVICE_UNAVAILABLE
-                    },
-                    &report,
-                )
+                        answer
+                    }
+                })
             }
-            Err(error) => Problem::from(error).into_answer(),
+            Ok(Route::Kv(kv)) => Box::pin(inner.write(kv, parts, body)),
+            Ok(Route::Healthz) => ready(probe(
+                StatusCode::OK,
+                &serde_json::json!({"status": "alive"}),
+            )),
+            Ok(Route::Readyz) => {
+                let report = inner.region.report();
+                let status = if report.ready {
+                    StatusCode::OK
+                } else {
+                    StatusCode::SERVICE_UNAVAILABLE
+                };
+                ready(probe(status, &report))
+            }
+            Err(error) => ready(Problem::from(error).into_answer()),
         }
     }
+}
 
-    async fn key(&self, kv: KvRequest, parts: Parts, body: HttpBody) -> respond::Answer {
-        let head = kv.head;
-        let answer = match kv.operation {
-            Operation::Get => self.0.call(kv, parts, Bytes::new()).await,
-            Operation::Put | Operation::Delete | Operation::Hydrate => {
-                self.write(kv, parts, body).await
-            }
-        };
-        if head {
-            respond::without_body(answer)
-        } else {
-            answer
-        }
-    }
+fn ready(answer: respond::Answer) -> BoxFuture<respond::Answer> {
+    Box::pin(std::future::ready(answer))
+}
 
+impl Inner {
     /// Writes run to their end in a task of their own: a client that hangs up
     /// cannot cut one between its steps.
-    async fn write(&self, kv: KvRequest, parts: Parts, body: HttpBody) -> respond::Answer {
-        let body = match read_body(body, self.0.max_body_bytes, self.0.body_timeout).await {
+    async fn write(
+        self: Arc<Self>,
+        kv: KvRequest,
+        parts: Parts,
+        body: HttpBody,
+    ) -> respond::Answer {
+        let body = match read_body(body, self.max_body_bytes, self.body_timeout).await {
             Ok(body) => body,
             Err(error) => return Problem::from(error).into_answer(),
         };
-        let inner = Arc::clone(&self.0);
-        let writing = tokio::spawn(async move { inner.call(kv, parts, body).await });
+        let incoming = Box::new(Incoming { parts, body });
+        let writing = tokio::spawn(async move { self.call(kv, incoming).await });
         writing.await.unwrap_or_else(|error| {
             tracing::error!(%error, "a write panicked");
             let detail = "the host failed in the middle of the write; read the key to see whether it happened";
             Problem::new(Kind::OutcomeUnknown, detail).into_answer()
         })
     }
-}
 
-impl Inner {
-    async fn call(&self, kv: KvRequest, parts: Parts, body: Bytes) -> respond::Answer {
+    async fn call(&self, kv: KvRequest, incoming: Box<Incoming>) -> respond::Answer {
         let revision = self.registry.current(self.region.index, kv.operation);
         let key = kv.key.clone();
-        let request = request(kv);
-        let incoming = Box::new(Incoming { parts, body });
         match revision
-            .request(&self.region.backends, request, incoming)
+            .request(&self.region.backends, request(kv), incoming)
             .await
         {
             Ok(Ok(answer)) => answered(answer, key.as_str()),

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long connections that were told to end at once may take to do so.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
+
+/// A future on the heap.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]

@@ -20,7 +20,7 @@ use tidepool::handlers::answer::{Answer, AnswerBody};
 use tidepool::http::data::answered;
 use tidepool::http::respond::{Kind, Problem};
 use tidepool::http::route::{self, Route};
-use tidepool::http::server::{ConnectionLimits, Server};
+use tidepool::http::server::{BoxFuture, ConnectionLimits, Server};
 use tidepool::model::{Operation, State};
 use tidepool::wit_host::bindings::tidepool::kv::types::{
     CacheStatus, Condition, Consistency, Method,
@@ -63,7 +63,8 @@ impl Servers {
         let native = Server::bind(ANY_PORT)?;
         let native_address = native.local_addr();
         let backends = Arc::clone(&app.backends[0]);
-        let service = move |request| native_get(Arc::clone(&backends), request);
+        let service =
+            move |request| -> BoxFuture<_> { Box::pin(native_get(Arc::clone(&backends), request)) };
         let limits = ConnectionLimits {
             max_connections: settings.http.max_connections,
             header_timeout: settings.http.header_timeout,

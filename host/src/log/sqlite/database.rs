@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
 
+use super::horizon::Horizon;
 use super::open::{self, OpenError, Opened};
 use super::readers::Readers;
 use super::writer::{CLOSED, Job, Queue, Writer};
@@ -80,6 +81,7 @@ pub struct SqliteDatabase {
     writer: Mutex<Option<JoinHandle<()>>>,
     closed: watch::Receiver<bool>,
     clock: Arc<dyn Clock>,
+    horizon: Arc<Horizon>,
 }
 
 impl SqliteDatabase {
@@ -99,7 +101,9 @@ impl SqliteDatabase {
         let (publish, committed) = watch::channel(last_seq);
         let (say_closed, closed) = watch::channel(false);
         let readers = Readers::new(readers, settings.read_wait);
-        let (writer, queue) = Writer::new(writer, settings, clock.clone(), publish);
+        let horizon = Arc::new(Horizon::new(clock.clone()));
+        let (writer, queue) =
+            Writer::new(writer, settings, clock.clone(), publish, horizon.clone());
         let work = move || {
             finish(writer.run());
             // Whoever waits for the end can open the folder again.
@@ -115,6 +119,7 @@ impl SqliteDatabase {
             writer: Mutex::new(Some(thread)),
             closed,
             clock,
+            horizon,
         }))
     }
 
@@ -152,6 +157,12 @@ impl SqliteDatabase {
     /// when the database is closed.
     pub fn committed(&self) -> watch::Receiver<i64> {
         self.committed.clone()
+    }
+
+    /// Every row with an earlier timestamp (microseconds since the Unix epoch) is
+    /// seen by a read that begins now.
+    pub fn complete_until(&self) -> i64 {
+        self.horizon.micros()
     }
 
     /// The database's clock: microseconds since the Unix epoch.

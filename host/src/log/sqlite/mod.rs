@@ -5,9 +5,11 @@
 //! - `database.rs`: the open database, shared by log, feed and deployments
 //! - `writer.rs`: one thread, group commit
 //! - `readers.rs`: a fixed set of connections that only read
+//! - `horizon.rs`: up to which time the log is complete
 //! - `rows.rs`: rows of `kv_log`, decoded
 
 mod database;
+mod horizon;
 mod open;
 mod readers;
 pub(crate) mod rows;

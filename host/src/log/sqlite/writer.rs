@@ -14,6 +14,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{oneshot, watch};
 
 use super::database::{SqliteSettings, explain};
+use super::horizon::Horizon;
 use crate::clock::Clock;
 use crate::log::{AppendError, Change, Receipt};
 use crate::model::{Condition, Key, Version};
@@ -98,6 +99,7 @@ pub(super) struct Writer {
     settings: SqliteSettings,
     clock: Arc<dyn Clock>,
     committed: watch::Sender<i64>,
+    horizon: Arc<Horizon>,
 }
 
 impl Writer {
@@ -107,6 +109,7 @@ impl Writer {
         settings: SqliteSettings,
         clock: Arc<dyn Clock>,
         committed: watch::Sender<i64>,
+        horizon: Arc<Horizon>,
     ) -> (Writer, Queue) {
         let (sender, jobs) = sync_channel(settings.queue_jobs);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
@@ -123,6 +126,7 @@ impl Writer {
                 settings,
                 clock,
                 committed,
+                horizon,
             },
             queue,
         )
@@ -174,11 +178,13 @@ impl Writer {
         if group.is_empty() {
             return;
         }
+        self.horizon.begin();
         let (answers, last_seq) = match self.write_group(group) {
             Ok(done) => done,
             Err(error) => {
                 let why = explain(&error);
                 self.roll_back(&why);
+                self.horizon.end();
                 return answer_all(group, &AppendError::Unavailable(why));
             }
         };
@@ -191,8 +197,11 @@ impl Writer {
             // a crash they may or may not be found.
             let why = explain(&error);
             self.roll_back(&why);
+            self.horizon.end();
             return answer_all(group, &AppendError::OutcomeUnknown(why));
         }
+        // Before the feeds are woken: they are to see the whole commit in the time.
+        self.horizon.end();
         if let Some(seq) = last_seq {
             self.committed.send_replace(seq);
         }

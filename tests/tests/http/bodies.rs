@@ -1,0 +1,229 @@
+//! Bodies: their limits, and bodies that are not what they should be. A PUT
+//! that is refused has written nothing.
+
+use bytes::Bytes;
+use serde_json::json;
+use tidepool_tests::wire::Wire;
+use tidepool_tests::{Plane, Setup};
+
+use crate::{one, with};
+
+const MIB: usize = 1 << 20;
+
+/// Asserts that a key has never been written.
+async fn never_written(here: &Plane, key: &str) {
+    let get = here.get(&format!("/kv/{key}"));
+    let get = get.header("tidepool-consistency", "log");
+    let document = get.send().await.problem(404, "not-found");
+    assert_eq!(document.get("version"), None, "{key}: {document:#}");
+}
+
+/// The head of a PUT as bytes.
+fn head(key: &str, headers: &str) -> String {
+    format!("PUT /kv/{key} HTTP/1.1\r\nHost: t\r\n{headers}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_envelope_is_400() {
+    let (_server, here) = one().await;
+    for body in [
+        "",
+        "hello",
+        "[]",
+        "{}",
+        "null",
+        r#"{"value"}"#,
+        r#"{"value": 1}"#,
+        r#"{"value": null}"#,
+        r#"{"value": ["a"]}"#,
+        r#"{"Value": "a"}"#,
+        r#"{"value": "a""#,
+        r#"{"value": "a"} {}"#,
+        r#"{"value": "\ud800"}"#,
+        r#"{"value": "a", "encoding": "rot13"}"#,
+        r#"{"value": "a!", "encoding": "base64"}"#,
+    ] {
+        let put = here.put("/kv/k").header("content-type", "application/json");
+        let document = put.body(body).send().await.problem(400, "bad-request");
+        let detail = document["detail"].as_str().unwrap();
+        assert!(detail.contains(r#"{"value": "..."}"#), "{body}: {detail}");
+    }
+    let not_text = Bytes::from_static(b"{\"value\": \"\xff\"}");
+    let put = here.put("/kv/k").body(not_text).send().await;
+    put.problem(400, "bad-request");
+    // Nesting costs a parser its stack: here it costs an answer.
+    let deep = "[".repeat(200_000);
+    let put = here.put("/kv/k").body(deep).send().await;
+    put.problem(400, "bad-request");
+    never_written(&here, "k").await;
+}
+
+#[tokio::test]
+async fn a_value_may_have_1_mib_and_not_a_byte_more() {
+    let (_server, here) = one().await;
+    let raw = |key: &str, length: usize| {
+        let put = here.put(&format!("/kv/{key}")).body(vec![b'r'; length]);
+        put.header("content-type", "application/octet-stream")
+    };
+    raw("raw", MIB).send().await.expect(201);
+    raw("raw-over", MIB + 1)
+        .send()
+        .await
+        .problem(413, "too-large");
+    let envelope = |key: &str, value: &str| here.put(&format!("/kv/{key}")).value(value);
+    // Twice as long in its envelope.
+    let quotes = "\"".repeat(MIB);
+    envelope("envelope", &quotes).send().await.expect(201);
+    let over = "x".repeat(MIB + 1);
+    let answer = envelope("envelope-over", &over).send().await;
+    answer.problem(413, "too-large");
+    for key in ["raw-over", "envelope-over"] {
+        never_written(&here, key).await;
+    }
+    let get = |key: &str| {
+        let get = here.get(&format!("/kv/{key}"));
+        get.header("tidepool-consistency", "log").send()
+    };
+    assert_eq!(get("raw").await.expect(200).body, vec![b'r'; MIB]);
+    assert_eq!(get("envelope").await.expect(200).json()["value"], quotes);
+}
+
+#[tokio::test]
+async fn the_limit_of_values_can_be_raised_to_25_mib() {
+    let setup = Setup::new().set("http.max_value_bytes=25MiB");
+    let (server, here) = with(setup).await;
+    let bytes: Bytes = (0..25 * MIB).map(|n| (n % 251) as u8).collect();
+    let put = here.put("/kv/big").body(bytes.clone());
+    let put = put.header("content-type", "application/x-big");
+    let version = put.send().await.expect(201).version();
+    server.all_caught_up(version).await;
+    for consistency in ["cached", "log"] {
+        let get = here.get("/kv/big");
+        let answer = get
+            .header("tidepool-consistency", consistency)
+            .send()
+            .await
+            .expect(200);
+        assert!(answer.body == bytes, "another value, {consistency}");
+        assert_eq!(answer.version(), version);
+        assert_eq!(answer.header("content-type"), Some("application/x-big"));
+    }
+    let put = here.put("/kv/over").body(vec![0; 25 * MIB + 1]);
+    let put = put.header("content-type", "application/x-big");
+    put.send().await.problem(413, "too-large");
+    never_written(&here, "over").await;
+}
+
+#[tokio::test]
+async fn the_limit_of_values_can_be_lowered() {
+    let (_server, here) = with(Setup::new().set("http.max_value_bytes=10")).await;
+    here.put("/kv/k")
+        .value("0123456789")
+        .send()
+        .await
+        .expect(201);
+    let put = here.put("/kv/over").value("0123456789a").send().await;
+    put.problem(413, "too-large");
+    never_written(&here, "over").await;
+}
+
+#[tokio::test]
+async fn a_body_that_says_it_is_too_long_is_not_waited_for() {
+    let (_server, here) = one().await;
+    let mut wire = Wire::connect(here.address()).await;
+    wire.send(head("k", "Content-Length: 99999999999")).await;
+    wire.answer().await.problem(413, "too-large");
+    never_written(&here, "k").await;
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_cut_at_the_limit() {
+    let (_server, here) = with(Setup::new().set("http.max_value_bytes=10")).await;
+    // Its limit as a body: twice the value, and 64 KiB.
+    let mut wire = Wire::connect(here.address()).await;
+    wire.send(head("k", "Transfer-Encoding: chunked")).await;
+    let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
+    for _ in 0..3 {
+        wire.send(&chunk).await;
+    }
+    wire.answer().await.problem(413, "too-large");
+    never_written(&here, "k").await;
+    // One within it is taken, also in pieces.
+    let mut wire = Wire::connect(here.address()).await;
+    let chunked = "Transfer-Encoding: chunked\r\nContent-Type: text/plain";
+    wire.send(head("k", chunked)).await;
+    wire.send("3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n").await;
+    assert_eq!(wire.answer().await.expect(201).json()["size"], 6);
+}
+
+#[tokio::test]
+async fn a_body_that_ends_too_early_is_not_written() {
+    let (_server, here) = one().await;
+    for (key, head, body) in [
+        (
+            "cut",
+            head("cut", "Content-Length: 100\r\nContent-Type: text/plain"),
+            "only this",
+        ),
+        (
+            "cut-chunk",
+            head(
+                "cut-chunk",
+                "Transfer-Encoding: chunked\r\nContent-Type: text/plain",
+            ),
+            "10\r\nonly this",
+        ),
+        (
+            "no-last-chunk",
+            head(
+                "no-last-chunk",
+                "Transfer-Encoding: chunked\r\nContent-Type: text/plain",
+            ),
+            "9\r\nonly this\r\n",
+        ),
+    ] {
+        let mut wire = Wire::connect(here.address()).await;
+        wire.send(format!("{head}{body}")).await;
+        wire.finish().await;
+        // There may be nobody left to answer; if there is, it is a refusal.
+        let said = wire.closed().await;
+        let said = String::from_utf8_lossy(&said);
+        assert!(
+            said.is_empty() || said.starts_with("HTTP/1.1 400 "),
+            "{key}: {said}"
+        );
+        never_written(&here, key).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_longer_than_it_says_is_cut_there() {
+    let (_server, here) = one().await;
+    let body = json!({"value": "whole"}).to_string();
+    let mut wire = Wire::connect(here.address()).await;
+    let length = format!("Content-Length: {}", body.len() - 3);
+    wire.send(format!("{}{body}", head("short", &length))).await;
+    wire.answer().await.problem(400, "bad-request");
+    // What follows is no request, and ends the connection.
+    assert!(wire.closed().await.starts_with(b"HTTP/1.1 400 "));
+    never_written(&here, "short").await;
+    let mut wire = Wire::connect(here.address()).await;
+    let two = "Content-Length: 5\r\nContent-Length: 6";
+    wire.send(format!("{}{body}", head("two", two))).await;
+    assert_eq!(wire.answer().await.status, 400);
+    never_written(&here, "two").await;
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_408() {
+    let setup = Setup::new().set("http.body_timeout=100ms");
+    let (_server, here) = with(setup).await;
+    let mut wire = Wire::connect(here.address()).await;
+    let length = "Content-Length: 10\r\nContent-Type: text/plain";
+    wire.send(format!("{}half", head("k", length))).await;
+    let answer = wire.answer().await;
+    answer.problem(408, "body-timeout");
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert!(wire.closed().await.is_empty());
+    never_written(&here, "k").await;
+}
