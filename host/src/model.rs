@@ -79,12 +79,6 @@ impl std::borrow::Borrow<str> for Key {
     }
 }
 
-impl From<Key> for Arc<str> {
-    fn from(key: Key) -> Arc<str> {
-        key.0
-    }
-}
-
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -2,11 +2,12 @@
 //! not, so that every region learns of it the same way.
 
 use serde::Serialize;
+use tidepool::kv::http;
 use tidepool::kv::log_delete::delete;
 use tidepool::kv::log_types::WriteError;
 use tidepool::kv::types::Body;
 
-// Brings in `Guest`, `Request`, `Incoming`, `Response`, `Failure` and the host
+// Brings in `Guest`, `Request`, `Response`, `Failure` and the host
 // interfaces as modules under `tidepool::kv`.
 wit_bindgen::generate!({ path: "../../wit", world: "delete" });
 
@@ -15,9 +16,8 @@ struct Delete;
 export!(Delete);
 
 impl Guest for Delete {
-    fn handle(request: Request, _incoming: &Incoming) -> Result<Response, Failure> {
-        let receipt = delete(&request.key, &request.condition).map_err(|error| match error {
-            WriteError::InvalidKey(text) => Failure::BadRequest(text),
+    fn handle(request: Request) -> Result<Response, Failure> {
+        let receipt = delete(&request.condition).map_err(|error| match error {
             WriteError::PreconditionFailed(version) => Failure::PreconditionFailed(version),
             WriteError::TooLarge(text) => Failure::TooLarge(text),
             WriteError::Unavailable(text) => Failure::Unavailable(text),
@@ -29,7 +29,7 @@ impl Guest for Delete {
             cache: None,
             content_type: Some("application/json".to_owned()),
             headers: Vec::new(),
-            body: Body::Bytes(answer(&request.key, &receipt.timestamp)),
+            body: Body::Bytes(answer(&http::key(), &receipt.timestamp)),
         })
     }
 }

@@ -1,14 +1,15 @@
 // A DELETE handler in JavaScript.
+import { key } from 'tidepool:kv/http@0.1.0';
 import { delete as remove } from 'tidepool:kv/log-delete@0.1.0';
 
-export function handle(request, incoming) {
+export function handle(request) {
   let receipt;
   try {
-    receipt = remove(request.key, request.condition);
+    receipt = remove(request.condition);
   } catch (error) {
     throw failure(error);
   }
-  const answer = { key: request.key, timestamp: receipt.timestamp, deleted: true };
+  const answer = { key: key(), timestamp: receipt.timestamp, deleted: true };
   return {
     status: 200,
     version: receipt.version,
@@ -20,8 +21,7 @@ export function handle(request, incoming) {
 }
 
 // What the log threw, as the failure to answer with: the tags have the same
-// names, but for one.
+// names.
 function failure(error) {
-  const { tag, val } = error.payload ?? { tag: 'internal', val: String(error) };
-  return { tag: tag === 'invalid-key' ? 'bad-request' : tag, val };
+  return error.payload ?? { tag: 'internal', val: String(error) };
 }

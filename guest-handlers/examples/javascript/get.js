@@ -3,12 +3,12 @@
 import { lookup, Lease } from 'tidepool:kv/cache@0.1.0';
 import { read } from 'tidepool:kv/log-reader@0.1.0';
 
-export function handle(request, incoming) {
-  const found = lookup(request.key, undefined);
+export function handle(request) {
+  const found = lookup(undefined);
   let state = found.val;
   if (found.tag === 'miss') {
     const lease = found.val;
-    const latest = readLog(request.key);
+    const latest = readLog();
     if (lease !== undefined) Lease.fill(lease, latest);
     state = latest.state();
   }
@@ -25,9 +25,9 @@ export function handle(request, incoming) {
   };
 }
 
-function readLog(key) {
+function readLog() {
   try {
-    return read(key);
+    return read();
   } catch (error) {
     // What the log threw has a `payload`: a tag, and a text for the client.
     throw { tag: 'unavailable', val: error.payload?.val ?? String(error) };

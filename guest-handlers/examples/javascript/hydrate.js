@@ -2,6 +2,6 @@
 // unless the cache has the key already.
 const LARGE = 64 * 1024;
 
-export function handle(changes, batch) {
+export function handle(changes) {
   return changes.map((change) => (change.size > LARGE ? 'refresh' : 'store'));
 }

@@ -1,18 +1,19 @@
 // A PUT handler in JavaScript: stores the body as it came.
+import { key, header, bodyValue } from 'tidepool:kv/http@0.1.0';
 import { put } from 'tidepool:kv/log-put@0.1.0';
 
-export function handle(request, incoming) {
+export function handle(request) {
   let receipt;
   try {
-    receipt = put(request.key, incoming.bodyValue(), {
-      contentType: incoming.header('content-type') ?? 'application/octet-stream',
+    receipt = put(bodyValue(), {
+      contentType: header('content-type') ?? 'application/octet-stream',
       ttl: undefined,
       condition: request.condition,
     });
   } catch (error) {
     throw failure(error);
   }
-  const answer = { key: request.key, timestamp: receipt.timestamp, deleted: false };
+  const answer = { key: key(), timestamp: receipt.timestamp, deleted: false };
   return {
     status: 201,
     version: receipt.version,
@@ -24,8 +25,7 @@ export function handle(request, incoming) {
 }
 
 // What the log threw, as the failure to answer with: the tags have the same
-// names, but for one.
+// names.
 function failure(error) {
-  const { tag, val } = error.payload ?? { tag: 'internal', val: String(error) };
-  return { tag: tag === 'invalid-key' ? 'bad-request' : tag, val };
+  return error.payload ?? { tag: 'internal', val: String(error) };
 }

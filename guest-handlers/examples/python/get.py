@@ -12,13 +12,13 @@ from wit_world.imports.types import (
 
 
 class WitWorld(wit_world.WitWorld):
-    def handle(self, request, incoming):
-        found = cache.lookup(request.key, None)
+    def handle(self, request):
+        found = cache.lookup(None)
         if isinstance(found, LookupResult_Found):
             state, status = found.value, CacheStatus.HIT
         else:
             try:
-                latest = log_reader.read(request.key)
+                latest = log_reader.read()
             except Err as error:
                 raise Err(Failure_Unavailable(error.value.value))
             if found.value is not None:

@@ -8,5 +8,5 @@ LARGE = 64 * 1024
 
 
 class WitWorld(wit_world.WitWorld):
-    def handle(self, changes, batch):
+    def handle(self, changes):
         return [Decision.REFRESH if change.size > LARGE else Decision.STORE for change in changes]

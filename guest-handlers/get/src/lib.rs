@@ -12,7 +12,7 @@ use tidepool::kv::cache::{Lease, LookupResult, lookup};
 use tidepool::kv::log_reader::{Latest, ReadError, read};
 use tidepool::kv::types::{Body, CacheStatus, Condition, Consistency, Entry, State, Tags, Version};
 
-// Brings in `Guest`, `Request`, `Incoming`, `Response`, `Failure` and the host
+// Brings in `Guest`, `Request`, `Response`, `Failure` and the host
 // interfaces as modules under `tidepool::kv`.
 wit_bindgen::generate!({ path: "../../wit", world: "get" });
 
@@ -21,8 +21,8 @@ struct Get;
 export!(Get);
 
 impl Guest for Get {
-    fn handle(request: Request, _incoming: &Incoming) -> Result<Response, Failure> {
-        let (state, cache) = find(&request.key, request.consistency)?;
+    fn handle(request: Request) -> Result<Response, Failure> {
+        let (state, cache) = find(request.consistency)?;
         match state {
             State::Live(entry) => answer(entry, cache, &request.condition, request.accept),
             // Nothing can match `If-Match` where there is no value.
@@ -36,17 +36,17 @@ impl Guest for Get {
 }
 
 /// The state of a key, and where it came from.
-fn find(key: &str, consistency: Consistency) -> Result<(State, CacheStatus), Failure> {
+fn find(consistency: Consistency) -> Result<(State, CacheStatus), Failure> {
     let at_least = match consistency {
         Consistency::Cached => None,
         Consistency::AtLeast(version) => Some(version),
-        Consistency::Log => return Ok((read_log(key)?.state(), CacheStatus::Bypass)),
+        Consistency::Log => return Ok((read_log()?.state(), CacheStatus::Bypass)),
     };
-    let lease = match lookup(key, at_least) {
+    let lease = match lookup(at_least) {
         LookupResult::Found(state) => return Ok((state, CacheStatus::Hit)),
         LookupResult::Miss(lease) => lease,
     };
-    let latest = read_log(key)?;
+    let latest = read_log()?;
     if let Some(lease) = lease {
         // A refused fill is nobody's loss: the answer comes from the log.
         Lease::fill(lease, &latest);
@@ -60,11 +60,8 @@ fn find(key: &str, consistency: Consistency) -> Result<(State, CacheStatus), Fai
     }
 }
 
-fn read_log(key: &str) -> Result<Latest, Failure> {
-    read(key).map_err(|error| match error {
-        ReadError::InvalidKey(text) => Failure::BadRequest(text),
-        ReadError::Unavailable(text) => Failure::Unavailable(text),
-    })
+fn read_log() -> Result<Latest, Failure> {
+    read().map_err(|ReadError::Unavailable(text)| Failure::Unavailable(text))
 }
 
 fn version_of(state: &State) -> Version {

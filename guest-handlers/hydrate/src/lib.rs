@@ -4,7 +4,7 @@
 //! A handler with a policy (large values, one prefix only) starts here: see
 //! [`decide`].
 
-// Brings in `Guest`, `Change`, `Batch`, `Decision` and `Failure`.
+// Brings in `Guest`, `Change`, `Decision` and `Failure`.
 wit_bindgen::generate!({ path: "../../wit", world: "hydrate" });
 
 struct Hydrate;
@@ -12,7 +12,7 @@ struct Hydrate;
 export!(Hydrate);
 
 impl Guest for Hydrate {
-    fn handle(changes: Vec<Change>, _batch: &Batch) -> Result<Vec<Decision>, Failure> {
+    fn handle(changes: Vec<Change>) -> Result<Vec<Decision>, Failure> {
         Ok(changes.iter().map(decide).collect())
     }
 }

@@ -7,11 +7,12 @@
 
 mod write;
 
+use tidepool::kv::http;
 use tidepool::kv::log_put::{Options, put};
 use tidepool::kv::log_types::WriteError;
 use tidepool::kv::types::{Body, Value};
 
-// Brings in `Guest`, `Request`, `Incoming`, `Response`, `Failure` and the host
+// Brings in `Guest`, `Request`, `Response`, `Failure` and the host
 // interfaces as modules under `tidepool::kv`.
 wit_bindgen::generate!({ path: "../../wit", world: "put" });
 
@@ -20,19 +21,18 @@ struct Put;
 export!(Put);
 
 impl Guest for Put {
-    fn handle(request: Request, incoming: &Incoming) -> Result<Response, Failure> {
-        let content_type = incoming.header("content-type");
-        let raw = !write::is_envelope(content_type.as_deref()) || incoming.query("raw").is_some();
-        let ttl = incoming
-            .header("tidepool-ttl")
+    fn handle(request: Request) -> Result<Response, Failure> {
+        let content_type = http::header("content-type");
+        let raw = !write::is_envelope(content_type.as_deref()) || http::query("raw").is_some();
+        let ttl = http::header("tidepool-ttl")
             .map(|text| write::ttl(&text))
             .transpose()
             .map_err(Failure::BadRequest)?;
 
         let (value, envelope) = if raw {
-            (incoming.body_value(), None)
+            (http::body_value(), None)
         } else {
-            let envelope = write::envelope(&incoming.body()).map_err(Failure::BadRequest)?;
+            let envelope = write::envelope(&http::body()).map_err(Failure::BadRequest)?;
             let bytes = envelope.bytes().map_err(Failure::BadRequest)?;
             (Value::new(&bytes), Some(envelope))
         };
@@ -43,17 +43,17 @@ impl Guest for Put {
             condition: request.condition,
         };
 
-        let receipt = put(&request.key, &value, &options).map_err(|error| match error {
-            WriteError::InvalidKey(text) => Failure::BadRequest(text),
+        let receipt = put(&value, &options).map_err(|error| match error {
             WriteError::PreconditionFailed(version) => Failure::PreconditionFailed(version),
             WriteError::TooLarge(text) => Failure::TooLarge(text),
             WriteError::Unavailable(text) => Failure::Unavailable(text),
             WriteError::OutcomeUnknown(text) => Failure::OutcomeUnknown(text),
         })?;
 
+        let key = http::key();
         let written = match &envelope {
-            Some(envelope) => write::Written::envelope(&request.key, envelope, &receipt.timestamp),
-            None => write::Written::raw(&request.key, value.size(), &receipt.timestamp),
+            Some(envelope) => write::Written::envelope(&key, envelope, &receipt.timestamp),
+            None => write::Written::raw(&key, value.size(), &receipt.timestamp),
         };
         Ok(Response {
             status: 201,

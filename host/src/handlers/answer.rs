@@ -48,6 +48,9 @@ pub enum BadAnswer {
     /// Not 200 to 599.
     #[error("status {0} is not one of 200 to 599")]
     Status(u16),
+    /// Not above 0, as every version is.
+    #[error("version {0} is not a version; versions are above 0")]
+    Version(i64),
     /// A header that HTTP does not allow.
     #[error("{0:?} is not a header that can be sent")]
     Header(String),
@@ -80,6 +83,9 @@ pub(super) fn check(
         }
         other => return Err(BadAnswer::Status(other)),
     };
+    if let Some(version) = response.version.filter(|version| *version < 1) {
+        return Err(BadAnswer::Version(version));
+    }
     if response.headers.len() > MAX_HEADERS {
         return Err(BadAnswer::TooManyHeaders(response.headers.len()));
     }
@@ -184,6 +190,16 @@ mod tests {
             );
         }
         assert!(checked(|r| r.status = 200).is_ok() && checked(|r| r.status = 599).is_ok());
+    }
+
+    #[test]
+    fn only_versions_are_sent_as_versions() {
+        for version in [i64::MIN, -1, 0] {
+            let answer = checked(|r| r.version = Some(version));
+            assert_eq!(answer.unwrap_err(), BadAnswer::Version(version));
+        }
+        assert!(checked(|r| r.version = Some(1)).is_ok());
+        assert!(checked(|r| r.version = None).is_ok());
     }
 
     #[test]

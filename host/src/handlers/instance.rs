@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use wasmtime::component::{InstancePre, Resource, TypedFunc};
+use wasmtime::component::{InstancePre, TypedFunc};
 use wasmtime::{Store, UpdateDeadline};
 
 use super::answer::{self, Answer, BadAnswer};
@@ -14,15 +14,13 @@ use super::engine::{ServingEngine, TICK};
 use super::error::CallError;
 use crate::cache::Decision;
 use crate::model::{Operation, Row};
-use crate::wit_host::bindings::tidepool::kv::types::Failure;
+use crate::wit_host::bindings::tidepool::kv::types::{Failure, Request};
 use crate::wit_host::context::{
     Backends, CallBounds, Context, CpuMeter, Exceeded, Incoming, Subject,
 };
 use crate::wit_host::feed;
 use crate::wit_host::wasi::HandlerOutput;
-use crate::wit_host::worlds::{
-    EXPORT, HydrateParams, HydrateResult, Request, RequestParams, RequestResult,
-};
+use crate::wit_host::worlds::{EXPORT, HydrateParams, HydrateResult, RequestParams, RequestResult};
 
 /// What the host lets an answer exceed `limits.response_bytes` by before the
 /// copy out of the component is refused: headers and the like.
@@ -146,7 +144,7 @@ impl Instance {
                 "a hydrate component cannot answer requests".into(),
             ));
         };
-        let call = handle.call_async(&mut self.store, (request, Resource::new_borrow(0)));
+        let call = handle.call_async(&mut self.store, (request,));
         let result = drive(call, &self.meter, &self.engine).await;
         let (result,) = self.settle(result)?;
         let limits = self.engine.limits();
@@ -177,7 +175,7 @@ impl Instance {
             ));
         };
         let changes = rows.iter().map(feed::change).collect();
-        let call = handle.call_async(&mut self.store, (changes, Resource::new_borrow(0)));
+        let call = handle.call_async(&mut self.store, (changes,));
         let result = drive(call, &self.meter, &self.engine).await;
         let (result,) = self.settle(result)?;
         self.store.data_mut().end();

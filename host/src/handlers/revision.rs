@@ -16,10 +16,9 @@ use super::slot::Slot;
 use crate::cache::Decision;
 use crate::clock::{Clock, Entropy};
 use crate::model::{Operation, Row};
-use crate::wit_host::bindings::tidepool::kv::types::Failure;
+use crate::wit_host::bindings::tidepool::kv::types::{Failure, Request};
 use crate::wit_host::context::{Backends, Incoming};
 use crate::wit_host::wasi::HandlerOutput;
-use crate::wit_host::worlds::Request;
 
 /// Failures of one revision that are logged in full per second.
 const LOGGED_FAILURES_PER_SECOND: u64 = 5;

@@ -18,10 +18,9 @@ use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
 use crate::clock::{Clock, SystemClock, SystemEntropy};
 use crate::log::{AppendError, Change, Log, ReadError, Receipt};
 use crate::model::{Condition, Key, Operation, Row, State, Value, Version};
-use crate::wit_host::bindings::tidepool::kv::types::{self, Consistency, Failure, Method};
+use crate::wit_host::bindings::tidepool::kv::types::{self, Consistency, Failure, Method, Request};
 use crate::wit_host::context::{Backends, Context, Incoming};
 use crate::wit_host::wasi::HandlerOutput;
-use crate::wit_host::worlds::Request;
 
 /// The key that a self-test uses. A handler may know it.
 pub const KEY: &str = "tidepool-self-test";
@@ -94,7 +93,6 @@ async fn request(
     body: &'static [u8],
 ) -> Result<Option<Failure>, CallError> {
     let request = Request {
-        key: Arc::from(KEY),
         method,
         consistency: Consistency::Cached,
         condition: types::Condition::None,
@@ -102,6 +100,7 @@ async fn request(
     };
     let (parts, ()) = http::Request::new(()).into_parts();
     let incoming = Box::new(Incoming {
+        key: key()?,
         parts,
         body: Bytes::from_static(body),
     });

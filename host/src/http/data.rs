@@ -24,7 +24,6 @@ use crate::handlers::revision::Revision;
 use crate::model::{Condition, Consistency, Operation, Tags, Version};
 use crate::wit_host::bindings::tidepool::kv::types::{self as wit, CacheStatus, Failure};
 use crate::wit_host::context::Incoming;
-use crate::wit_host::worlds;
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -66,6 +65,7 @@ impl DataPlane {
             Ok(Route::Kv(kv)) if kv.operation == Operation::Get => {
                 let head = kv.head;
                 let incoming = Box::new(Incoming {
+                    key: kv.key.clone(),
                     parts,
                     body: Bytes::new(),
                 });
@@ -114,7 +114,11 @@ impl Inner {
             Ok(body) => body,
             Err(error) => return Problem::from(error).into_answer(),
         };
-        let incoming = Box::new(Incoming { parts, body });
+        let incoming = Box::new(Incoming {
+            key: kv.key.clone(),
+            parts,
+            body,
+        });
         let writing = tokio::spawn(async move { self.call(kv, incoming).await });
         writing.await.unwrap_or_else(|error| {
             tracing::error!(%error, "a write panicked");
@@ -125,7 +129,8 @@ impl Inner {
 
     async fn call(&self, kv: KvRequest, incoming: Box<Incoming>) -> respond::Answer {
         let revision = self.registry.current(self.region.index, kv.operation);
-        let key = kv.key.clone();
+        // For the envelope; the component has the other one.
+        let key = incoming.key.clone();
         match revision
             .request(&self.region.backends, request(kv), incoming)
             .await
@@ -150,9 +155,8 @@ fn probe(status: StatusCode, document: &impl serde::Serialize) -> respond::Answe
 }
 
 /// A routed request as components see it.
-fn request(kv: KvRequest) -> worlds::Request {
-    worlds::Request {
-        key: kv.key.into(),
+fn request(kv: KvRequest) -> wit::Request {
+    wit::Request {
         method: match (kv.operation, kv.head) {
             (Operation::Get, true) => wit::Method::Head,
             (Operation::Get | Operation::Hydrate, _) => wit::Method::Get,

@@ -14,8 +14,8 @@ use crate::feed::Position;
 pub struct Progress {
     /// The feed's position up to which everything was applied.
     pub position: Position,
-    /// Every row committed before this time (microseconds since the Unix epoch,
-    /// the log's clock) was applied.
+    /// Every row with an earlier timestamp (microseconds since the Unix epoch, the
+    /// log's clock) was applied.
     pub as_of_micros: i64,
 }
 

@@ -13,6 +13,7 @@ wasmtime::component::bindgen!({
         package tidepool:host@0.1.0;
         world host {
             import tidepool:kv/types@0.1.0;
+            import tidepool:kv/http@0.1.0;
             import tidepool:kv/cache@0.1.0;
             import tidepool:kv/log-reader@0.1.0;
             import tidepool:kv/log-put@0.1.0;
@@ -31,10 +32,8 @@ wasmtime::component::bindgen!({
     },
     with: {
         "tidepool:kv/types.value": crate::wit_host::context::StoredValue,
-        "tidepool:kv/types.incoming": crate::wit_host::context::IncomingHandle,
         "tidepool:kv/cache.lease": crate::cache::Lease,
         "tidepool:kv/log-reader.latest": crate::model::State,
-        "tidepool:kv/feed.batch": crate::wit_host::context::BatchHandle,
     },
     require_store_data_send: true,
 });

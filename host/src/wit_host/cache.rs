@@ -8,19 +8,17 @@ use wasmtime::component::Resource;
 use super::bindings::tidepool::kv::cache::{Host, HostLease, LookupResult};
 use super::context::{Backends, Context};
 use crate::cache::{Lease, Lookup};
-use crate::model::{Key, State, Version};
+use crate::model::{State, Version};
 
 impl Host for Context {
-    async fn lookup(&mut self, key: String, at_least: Option<i64>) -> Result<LookupResult> {
-        self.charge(key.len())?;
+    async fn lookup(&mut self, at_least: Option<i64>) -> Result<LookupResult> {
+        self.charge(0)?;
         let at_least = at_least.map(Version);
-        if let Some(state) = self.backends()?.cache.lookup_now(&key, at_least) {
+        let key = &self.incoming()?.key;
+        if let Some(state) = self.backends()?.cache.lookup_now(key.as_str(), at_least) {
             return Ok(LookupResult::Found(self.give_state(state)?));
         }
-        let Ok(key) = Key::new(&key) else {
-            // Nothing can be stored under it, so it is absent.
-            return Ok(LookupResult::Found(self.give_state(State::Absent)?));
-        };
+        let key = key.clone();
         let backends = Arc::clone(self.backends()?);
         match backends.cache.lookup(&key, at_least).await {
             Ok(Lookup::Found(state)) => Ok(LookupResult::Found(self.give_state(state)?)),

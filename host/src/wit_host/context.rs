@@ -17,7 +17,7 @@ use crate::cache::{Cache, Lease};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::log::Log;
-use crate::model::{Row, State};
+use crate::model::{Key, Row, State};
 
 use super::wasi::HandlerOutput;
 
@@ -45,16 +45,10 @@ pub struct StoredValue {
     pub content_type: Option<Arc<str>>,
 }
 
-/// Marks handles of the request in progress.
-#[derive(Debug)]
-pub struct IncomingHandle;
-
-/// Marks handles of the batch in progress.
-#[derive(Debug)]
-pub struct BatchHandle;
-
 /// An HTTP request, body included.
 pub struct Incoming {
+    /// The key that it is for.
+    pub key: Key,
     /// Method, target and headers.
     pub parts: Parts,
     /// The whole body.
@@ -152,6 +146,12 @@ impl CpuMeter {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the handle is not of this call; get a new one in each call")]
 pub struct StaleHandle;
+
+/// A component calls out while it is being made, or about a request that it
+/// does not have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the host was called outside a call; move the work into `handle`")]
+pub struct OutsideCall;
 
 /// Handles of one kind, few at a time. Numbers are never used twice in the
 /// life of a store, so a handle from an earlier call cannot name a later
@@ -294,9 +294,7 @@ impl Context {
     ///
     /// A component that calls out while it is being made, outside any call.
     pub(super) fn backends(&self) -> wasmtime::Result<&Arc<Backends>> {
-        self.backends.as_ref().ok_or_else(|| {
-            wasmtime::format_err!("the host was called outside a call; move the work into `handle`")
-        })
+        Ok(self.backends.as_ref().ok_or(OutsideCall)?)
     }
 
     /// Counts one call to the host that moves `bytes`.

@@ -1,28 +1,21 @@
 //! `wit/feed.wit`: the batch that a hydrator decides about.
 
 use wasmtime::Result;
-use wasmtime::component::Resource;
 
 use super::bindings::tidepool::kv::feed::{self as wit, Change};
-use super::context::{BatchHandle, Context, StaleHandle, Subject};
+use super::context::{Context, OutsideCall, Subject};
 use crate::cache::Decision;
 use crate::model::Row;
 
-impl wit::Host for Context {}
-
-impl wit::HostBatch for Context {
-    fn value(&mut self, _: Resource<BatchHandle>, index: u32) -> Result<Vec<u8>> {
+impl wit::Host for Context {
+    fn value(&mut self, index: u32) -> Result<Vec<u8>> {
         let Subject::Batch(rows) = &self.subject else {
-            return Err(StaleHandle.into());
+            return Err(OutsideCall.into());
         };
         let value = rows.get(index as usize).and_then(|row| row.value.as_ref());
         let bytes: Vec<u8> = value.map(|v| v.bytes.to_vec()).unwrap_or_default();
         self.charge(bytes.len())?;
         Ok(bytes)
-    }
-
-    fn drop(&mut self, _: Resource<BatchHandle>) -> Result<()> {
-        Ok(())
     }
 }
 

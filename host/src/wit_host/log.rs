@@ -14,20 +14,14 @@ use super::bindings::tidepool::kv::{log_delete, log_put, log_reader};
 use super::context::{Context, StoredValue};
 use super::types::condition;
 use crate::log::{AppendError, Change, ReadError};
-use crate::model::{self, Key, MAX_CONTENT_TYPE_BYTES, MAX_TTL_SECONDS, State};
+use crate::model::{self, MAX_CONTENT_TYPE_BYTES, MAX_TTL_SECONDS, State};
 
 impl log_types::Host for Context {}
 
 impl log_reader::Host for Context {
-    async fn read(
-        &mut self,
-        key: String,
-    ) -> Result<Result<Resource<State>, log_reader::ReadError>> {
-        self.charge(key.len())?;
-        let key = match Key::new(&key) {
-            Ok(key) => key,
-            Err(error) => return Ok(Err(log_reader::ReadError::InvalidKey(error.to_string()))),
-        };
+    async fn read(&mut self) -> Result<Result<Resource<State>, log_reader::ReadError>> {
+        self.charge(0)?;
+        let key = self.incoming()?.key.clone();
         let backends = Arc::clone(self.backends()?);
         match backends.log.read(&key).await {
             Ok(state) => Ok(Ok(Resource::new_own(self.readings.push(state)?))),
@@ -54,11 +48,10 @@ impl log_reader::HostLatest for Context {
 impl log_put::Host for Context {
     async fn put(
         &mut self,
-        key: String,
         value: Resource<StoredValue>,
         options: log_put::Options,
     ) -> Result<Result<Receipt, WriteError>> {
-        self.charge(key.len())?;
+        self.charge(0)?;
         let value = self.values.get(value.rep())?.bytes.clone();
         let limit = self.backends()?.max_value_bytes;
         if value.len() > limit {
@@ -72,7 +65,7 @@ impl log_put::Host for Context {
             Ok(change) => change,
             Err(text) => return Ok(Err(WriteError::TooLarge(text))),
         };
-        self.append(key, change, condition(options.condition)).await
+        self.append(change, condition(options.condition)).await
     }
 }
 
@@ -104,27 +97,19 @@ fn put_change(
 }
 
 impl log_delete::Host for Context {
-    async fn delete(
-        &mut self,
-        key: String,
-        when: Condition,
-    ) -> Result<Result<Receipt, WriteError>> {
-        self.charge(key.len())?;
-        self.append(key, Change::Delete, condition(when)).await
+    async fn delete(&mut self, when: Condition) -> Result<Result<Receipt, WriteError>> {
+        self.charge(0)?;
+        self.append(Change::Delete, condition(when)).await
     }
 }
 
 impl Context {
     async fn append(
         &mut self,
-        key: String,
         change: Change,
         condition: model::Condition,
     ) -> Result<Result<Receipt, WriteError>> {
-        let key = match Key::new(&key) {
-            Ok(key) => key,
-            Err(error) => return Ok(Err(WriteError::InvalidKey(error.to_string()))),
-        };
+        let key = self.incoming()?.key.clone();
         let backends = Arc::clone(self.backends()?);
         // Set before the wait: the call may be cut while the log is at it.
         let before = std::mem::replace(&mut self.may_have_written, true);

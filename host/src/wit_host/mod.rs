@@ -8,6 +8,7 @@ pub mod bindings;
 pub mod cache;
 pub mod context;
 pub mod feed;
+pub mod http;
 pub mod limiter;
 pub mod log;
 pub mod types;

@@ -1,15 +1,13 @@
 //! What the component of each operation may import, and the signature of what
 //! it must export. A test keeps this in step with `wit/worlds.wit`.
 
-use std::sync::Arc;
+use wasmtime::component::Linker;
 
-use wasmtime::component::{ComponentType, Linker, Lower, Resource};
-
-use super::bindings::tidepool::kv::types::{Condition, Consistency, Failure, Method, Response};
+use super::bindings::tidepool::kv::types::{Failure, Request, Response};
 use super::bindings::tidepool::kv::{
-    cache, feed, log_delete, log_put, log_reader, log_types, types,
+    cache, feed, http, log_delete, log_put, log_reader, log_types, types,
 };
-use super::context::{BatchHandle, Context, IncomingHandle};
+use super::context::Context;
 use crate::model::Operation;
 
 /// The function that every component exports.
@@ -21,29 +19,12 @@ pub const PACKAGE: &str = "tidepool:kv";
 /// Version of [`PACKAGE`].
 pub const PACKAGE_VERSION: &str = "0.1.0";
 
-/// `types.request`, on its way into a component: the key is shared with the
-/// route and copied once, into the component's memory.
-#[derive(ComponentType, Lower, Clone, Debug)]
-#[component(record)]
-pub struct Request {
-    /// The key.
-    pub key: Arc<str>,
-    /// The method.
-    pub method: Method,
-    /// How fresh the answer has to be.
-    pub consistency: Consistency,
-    /// The precondition.
-    pub condition: Condition,
-    /// `Accept`, when it says anything.
-    pub accept: Option<String>,
-}
-
 /// Parameters of `handle` in the worlds `get`, `put` and `delete`.
-pub type RequestParams = (Request, Resource<IncomingHandle>);
+pub type RequestParams = (Request,);
 /// Result of `handle` in those worlds.
 pub type RequestResult = (Result<Response, Failure>,);
 /// Parameters of `handle` in the world `hydrate`.
-pub type HydrateParams = (Vec<feed::Change>, Resource<BatchHandle>);
+pub type HydrateParams = (Vec<feed::Change>,);
 /// Result of `handle` in that world.
 pub type HydrateResult = (Result<Vec<feed::Decision>, Failure>,);
 
@@ -51,9 +32,9 @@ pub type HydrateResult = (Result<Vec<feed::Decision>, Failure>,);
 /// them: see [`super::wasi`].
 pub fn imports(operation: Operation) -> &'static [&'static str] {
     match operation {
-        Operation::Get => &["types", "cache", "log-reader"],
-        Operation::Put => &["types", "log-types", "log-put"],
-        Operation::Delete => &["types", "log-types", "log-delete"],
+        Operation::Get => &["types", "http", "cache", "log-reader"],
+        Operation::Put => &["types", "http", "log-types", "log-put"],
+        Operation::Delete => &["types", "http", "log-types", "log-delete"],
         Operation::Hydrate => &["types", "feed"],
     }
 }
@@ -68,6 +49,7 @@ pub fn linker(
     for interface in imports(operation) {
         match *interface {
             "types" => types::add_to_linker::<_, Own>(&mut linker, own)?,
+            "http" => http::add_to_linker::<_, Own>(&mut linker, own)?,
             "cache" => cache::add_to_linker::<_, Own>(&mut linker, own)?,
             "log-reader" => log_reader::add_to_linker::<_, Own>(&mut linker, own)?,
             "log-types" => log_types::add_to_linker::<_, Own>(&mut linker, own)?,

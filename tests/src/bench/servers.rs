@@ -21,12 +21,11 @@ use tidepool::http::data::answered;
 use tidepool::http::respond::{Kind, Problem};
 use tidepool::http::route::{self, Route};
 use tidepool::http::server::{BoxFuture, ConnectionLimits, Server};
-use tidepool::model::{Operation, State};
+use tidepool::model::{Key, Operation, State};
 use tidepool::wit_host::bindings::tidepool::kv::types::{
-    CacheStatus, Condition, Consistency, Method,
+    self, CacheStatus, Condition, Consistency, Method,
 };
 use tidepool::wit_host::context::{self, Backends, StoredValue};
-use tidepool::wit_host::worlds;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -106,16 +105,17 @@ impl Servers {
     pub async fn nanoseconds_per_call(&self) -> Result<f64> {
         const CALLS: u32 = 1_000_000;
         let start = std::time::Instant::now();
+        let key = Key::new("hit")?;
         for _ in 0..CALLS {
             let (parts, ()) = Request::new(()).into_parts();
-            let request = worlds::Request {
-                key: Arc::from("hit"),
+            let request = types::Request {
                 method: Method::Get,
                 consistency: Consistency::Cached,
                 condition: Condition::None,
                 accept: None,
             };
             let incoming = Box::new(context::Incoming {
+                key: key.clone(),
                 parts,
                 body: Bytes::new(),
             });

@@ -1,0 +1,106 @@
+//! What a restart continues with: everything, handlers included.
+
+use serde_json::Value;
+use tidepool_tests::wire::Wire;
+use tidepool_tests::{REGIONS, Server};
+
+use crate::{fixture, tag};
+
+/// What names a revision, for comparison across restarts.
+fn recorded(revisions: &[Value]) -> Vec<Value> {
+    let names = ["revision", "digest", "size", "deployed_at", "deployed_by"];
+    let pick = |revision: &Value| names.iter().map(|name| revision[name].clone()).collect();
+    revisions.iter().map(pick).collect()
+}
+
+/// Deploys and writes; then what there was is there after `restarted`.
+async fn continues(restarted: impl AsyncFnOnce(Server) -> Server) {
+    let server = Server::start().await;
+    let [a, b] = ["tagged-a", "tagged-b"].map(fixture);
+    for arguments in [
+        ["deploy", "get", &a, "--region", "us-east-1"],
+        ["deploy", "get", &b, "--region", "us-east-1"],
+        ["deploy", "get", &b, "--region", "us-west-1"],
+    ] {
+        server.cli(&arguments).await.success();
+    }
+    let rollback = ["rollback", "get", "--region", "us-east-1"];
+    server.cli(&rollback).await.success();
+    let kept = server.region("eu-west-1").write("kept", "value").await;
+    server.region("eu-west-1").write("gone", "value").await;
+    let gone = server.region("us-east-1").remove("gone").await;
+    let mut before = Vec::new();
+    for region in REGIONS {
+        before.push(recorded(&server.revisions(region, "get").await));
+    }
+
+    let server = restarted(server).await;
+
+    for (region, before) in REGIONS.into_iter().zip(before) {
+        let after = recorded(&server.revisions(region, "get").await);
+        assert_eq!(before, after, "{region}");
+    }
+    assert_eq!(server.active("us-east-1", "get").await, 2);
+    let tagged = tag(server.region("us-east-1")).await;
+    assert_eq!(tagged.as_deref(), Some("a"));
+    let tagged = tag(server.region("us-west-1")).await;
+    assert_eq!(tagged.as_deref(), Some("b"));
+    server.caught_up("eu-west-1", gone).await;
+    let eu = server.region("eu-west-1");
+    let answer = eu.get("/kv/kept").send().await.expect(200);
+    assert_eq!(answer.json()["value"], "value");
+    assert_eq!(answer.version(), kept);
+    assert_eq!(answer.header("x-cache"), Some("HIT"));
+    let answer = eu.get("/kv/gone").send().await;
+    answer.problem(404, "not-found");
+    assert_eq!(answer.version(), gone);
+    assert!(eu.write("kept", "newer").await > kept);
+}
+
+#[tokio::test]
+async fn a_stop_and_a_start_continue_with_everything() {
+    continues(async |server: Server| {
+        let setup = server.setup().clone();
+        assert_eq!(server.stop().await.code(), Some(0));
+        setup.start().await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_kill_and_a_start_continue_with_everything() {
+    continues(async |server: Server| {
+        let setup = server.setup().clone();
+        server.kill().await;
+        setup.start().await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stop_answers_what_is_in_flight() {
+    let server = Server::start().await;
+    let here = server.region("us-east-1").clone();
+    let mut idle = Wire::connect(here.address()).await;
+    idle.send("GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n").await;
+    idle.answer().await.expect(200);
+    // The server asks for the body: the request is in flight from there on.
+    let mut wire = Wire::connect(here.address()).await;
+    let head =
+        "PUT /kv/k HTTP/1.1\r\nHost: t\r\nContent-Length: 14\r\nExpect: 100-continue\r\n\r\n";
+    wire.send(head).await;
+    wire.answer().await.expect(100);
+    server.signal("TERM").await;
+    server.log().line(&["finishing what was begun"]).await;
+    assert!(idle.closed().await.is_empty());
+    wire.send(r#"{"value": "v"}"#).await;
+    let answer = wire.answer().await.expect(201);
+    assert!(wire.closed().await.is_empty());
+    let setup = server.setup().clone();
+    assert_eq!(server.stop().await.code(), Some(0));
+    // It was no promise.
+    let server = setup.start().await;
+    let get = server.region("us-west-1").get("/kv/k");
+    let get = get.header("tidepool-consistency", "log");
+    assert_eq!(get.send().await.expect(200).version(), answer.version());
+}

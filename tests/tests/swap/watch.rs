@@ -1,0 +1,112 @@
+//! `tidepool dev --watch`: a component in the folder is deployed, a broken one
+//! is reported and changes nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tidepool_tests::{REGIONS, Server, Setup, built};
+
+use crate::tag;
+
+/// A server that watches a folder, and the folder.
+async fn watching() -> (Server, PathBuf) {
+    let setup = Setup::new();
+    let folder = setup.folder().join("built");
+    fs::create_dir(&folder).unwrap();
+    let watch = folder.display().to_string();
+    let server = setup.arguments(&["--watch", &watch]).start().await;
+    (server, folder)
+}
+
+/// Puts a file in place in one step, as a build tool does.
+fn place(source: &Path, target: &Path) {
+    let partial = target.with_extension("partial");
+    fs::copy(source, &partial).unwrap();
+    fs::rename(&partial, target).unwrap();
+}
+
+#[tokio::test]
+async fn a_rebuilt_component_is_live_within_a_second() {
+    let (server, folder) = watching().await;
+    let here = server.region("us-east-1").clone();
+    let mut fastest = Duration::MAX;
+    for (round, build) in ["a", "b", "a"].into_iter().enumerate() {
+        let start = Instant::now();
+        place(
+            &built::fixture(&format!("tagged-{build}")),
+            &folder.join("get.wasm"),
+        );
+        let deployed = ["deployed a rebuilt component", "get.wasm"];
+        server.log().lines(round + 1, &deployed).await;
+        fastest = fastest.min(start.elapsed());
+        for region in REGIONS {
+            let tag = tag(server.region(region)).await;
+            assert_eq!(tag.as_deref(), Some(build), "{region}");
+        }
+        assert_eq!(server.active("us-east-1", "get").await, round as u64 + 2);
+    }
+    // Of three, so that a machine busy with other tests can be slow once.
+    assert!(fastest < Duration::from_secs(1), "{fastest:?}");
+    let by = &server.revisions("us-east-1", "get").await[0]["deployed_by"];
+    assert_eq!(by, "watch");
+    here.write("k", "v").await;
+}
+
+#[tokio::test]
+async fn a_broken_component_is_reported_and_changes_nothing() {
+    let (server, folder) = watching().await;
+    let get = folder.join("get.wasm");
+    place(&built::fixture("tagged-a"), &get);
+    server.log().line(&["deployed a rebuilt component"]).await;
+
+    let refused = |count| {
+        let log = server.log().clone();
+        async move {
+            let texts = ["ERROR", "get.wasm", "not deployed, nothing has changed"];
+            log.lines(count, &texts).await;
+        }
+    };
+    fs::write(&get, "not wasm at all").unwrap();
+    refused(1).await;
+    place(&built::fixture("wrong-world"), &get);
+    refused(2).await;
+    place(&built::fixture("trap-always"), &get);
+    refused(3).await;
+    let whole = built::bytes(&built::fixture("tagged-b"));
+    fs::write(&get, &whole[..whole.len() / 2]).unwrap();
+    refused(4).await;
+    for region in REGIONS {
+        assert_eq!(server.active(region, "get").await, 2, "{region}");
+        let tag = tag(server.region(region)).await;
+        assert_eq!(tag.as_deref(), Some("a"), "{region}");
+    }
+    // The rest of it comes, and it is whole.
+    fs::write(&get, &whole).unwrap();
+    let deployed = ["deployed a rebuilt component"];
+    server.log().lines(2, &deployed).await;
+    let tag = tag(server.region("eu-west-1")).await;
+    assert_eq!(tag.as_deref(), Some("b"));
+}
+
+#[tokio::test]
+async fn only_the_four_operations_are_watched() {
+    let (server, folder) = watching().await;
+    let tagged = built::fixture("tagged-a");
+    for other in ["list.wasm", "GET.wasm", "get.txt", "get.wasm.bak"] {
+        place(&tagged, &folder.join(other));
+    }
+    fs::create_dir(folder.join("put.wasm")).unwrap();
+    // A look at the folder that comes after them has passed them over.
+    place(
+        &built::fixture("hydrate-evict"),
+        &folder.join("hydrate.wasm"),
+    );
+    let deployed = ["deployed a rebuilt component", "hydrate.wasm"];
+    server.log().line(&deployed).await;
+    for (operation, revision) in [("get", 1), ("put", 1), ("delete", 1), ("hydrate", 2)] {
+        let active = server.active("us-east-1", operation).await;
+        assert_eq!(active, revision, "{operation}");
+    }
+    server.region("us-east-1").write("k", "v").await;
+}
