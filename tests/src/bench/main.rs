@@ -60,6 +60,9 @@ fn main() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some("--calls") {
         let nanos = runtime.block_on(servers.nanoseconds_per_call())?;
         println!("one call of the get component for a hit, HTTP left out: {nanos:.0} ns");
+        runtime.block_on(servers.deploy(&servers::fixture("tagged-a")?))?;
+        let nanos = runtime.block_on(servers.nanoseconds_per_call())?;
+        println!("one call of a component that only asks for the key: {nanos:.0} ns");
         runtime.block_on(servers.stop());
         return Ok(());
     }
