@@ -58,9 +58,13 @@ impl Log {
         let (sender, progress) = watch::channel((0, false));
         let (kept, end) = (Arc::clone(&lines), EndOfLog(sender));
         read_lines(stderr, move |line| {
-            let mut lines = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            lines.push(line);
-            end.0.send_modify(|(count, _)| *count = lines.len());
+            let count = {
+                let mut lines = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                lines.push(line);
+                lines.len()
+            };
+            // Not under the lock: who waits for lines counts them as well.
+            end.0.send_modify(|(lines, _)| *lines = count);
         });
         Log { lines, progress }
     }

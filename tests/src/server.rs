@@ -318,7 +318,7 @@ impl Server {
     /// # Panics
     ///
     /// It does not stop.
-    pub async fn stop(mut self) -> ExitStatus {
+    pub async fn stop(self) -> ExitStatus {
         self.signal("TERM").await;
         self.ended().await
     }
@@ -328,7 +328,7 @@ impl Server {
     /// # Panics
     ///
     /// It cannot be killed.
-    pub async fn kill(mut self) {
+    pub async fn kill(self) {
         self.signal("KILL").await;
         self.ended().await;
     }
@@ -349,7 +349,12 @@ impl Server {
         assert!(sent, "`{kill}` failed");
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    /// Waits until it has ended, by whatever was done to it before.
+    ///
+    /// # Panics
+    ///
+    /// It runs on.
+    pub async fn ended(mut self) -> ExitStatus {
         self.log.ended().await;
         let Some(mut child) = self.child.take() else {
             panic!("the server has ended already");

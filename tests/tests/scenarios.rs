@@ -1,6 +1,10 @@
 //! The three scenarios of the original: a write, an update and a delete, each
 //! in another region, are seen in all of them.
 
+#![allow(clippy::unwrap_used)] // In a test a panic is the report.
+
+use std::sync::Arc;
+
 use tidepool_tests::{REGIONS, Server};
 
 /// Asserts that every region answers a key with this value, from its cache.
@@ -74,4 +78,30 @@ async fn what_one_region_wrote_another_reads_at_once_when_it_asks_for_that_versi
         assert_eq!(answer.version(), version);
         assert_eq!(answer.json()["value"], value);
     }
+}
+
+#[tokio::test]
+async fn caught_up_holds_for_each_of_many_that_write_at_once() {
+    const WRITERS: usize = 24;
+    const TIMES: usize = 20;
+    let server = Arc::new(Server::start().await);
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let server = Arc::clone(&server);
+        writers.spawn(async move {
+            let key = format!("key-{writer}");
+            let at = |n: usize| REGIONS[(writer + n) % REGIONS.len()];
+            for n in 0..TIMES {
+                // Commits of others are under way at every moment.
+                let written = server.region(at(n)).write(&key, &n.to_string()).await;
+                let reader = at(n + 1);
+                server.caught_up(reader, written).await;
+                let get = server.region(reader).get(&format!("/kv/{key}"));
+                let answer = get.send().await.expect(200);
+                assert_eq!(answer.version(), written, "{key} in {reader}");
+                assert_eq!(answer.header("x-cache"), Some("HIT"), "{key} in {reader}");
+            }
+        });
+    }
+    writers.join_all().await;
 }

@@ -210,12 +210,19 @@ impl Revision {
         // One that fails every call would fill a disk; the counter has them all.
         let logged = self.logged.fetch_add(1, Ordering::Relaxed);
         if logged < LOGGED_FAILURES_PER_SECOND {
+            let text = error.log_text();
+            // The backtrace comes last: the first line has all to search for.
+            let (what, backtrace) = match text.split_once('\n') {
+                Some((what, backtrace)) => (what, Some(tracing::field::display(backtrace))),
+                None => (&*text, None),
+            };
             tracing::error!(
                 region = &*self.info.region,
                 operation = %self.info.operation,
                 revision = self.info.number,
                 digest = %self.loaded.digest,
-                "the handler failed: {}", error.log_text()
+                backtrace,
+                "the handler failed: {what}"
             );
         } else if logged == LOGGED_FAILURES_PER_SECOND {
             tracing::error!(

@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
 use http::{Method, Request, StatusCode, Uri};
-use hyper::body::Incoming as HttpBody;
+use hyper::body::{Body as _, Incoming as HttpBody};
 use subtle::ConstantTimeEq as _;
 
 use super::body::read_body;
@@ -80,6 +80,7 @@ impl AdminPlane {
     /// Answers a request.
     pub async fn serve(&self, request: Request<HttpBody>) -> Answer {
         let path = request.uri().path().to_owned();
+        let has_body = !request.body().is_end_stream();
         let answer = match route(request.method(), &path) {
             // Probes carry no token, and tell nothing but yes or no.
             Ok(Route::Healthz) => Ok(respond::json(
@@ -89,9 +90,9 @@ impl AdminPlane {
             Ok(Route::Readyz) => Ok(self.0.readyz()),
             Ok(route) => match self.0.authorize(request.headers()) {
                 Ok(()) => self.0.answer(route, request).await,
-                Err(problem) => Err(problem),
+                Err(problem) => Err(problem.close(has_body)),
             },
-            Err(problem) => Err(problem),
+            Err(problem) => Err(problem.close(has_body)),
         };
         answer.unwrap_or_else(Problem::into_answer)
     }
@@ -231,10 +232,8 @@ impl Inner {
     }
 
     async fn deploy(&self, operation: &str, request: Request<HttpBody>) -> Result<Answer, Problem> {
-        let operation = known(operation)?;
-        let query = Query::of(request.uri(), &["region"])?;
-        let actor = actor(request.headers())?;
-        let announced = announced(request.headers())?;
+        let (operation, query, actor, announced) = upload(operation, &request)
+            .map_err(|problem| problem.close(!request.body().is_end_stream()))?;
         let component = match read_body(
             request.into_body(),
             self.max_component_bytes,
@@ -326,6 +325,20 @@ fn refuse_browsers(headers: &HeaderMap) -> Result<(), Problem> {
     let detail =
         "requests from web pages are refused; use the command line, or set admin.token and send it";
     Err(Problem::new(Kind::Forbidden, detail))
+}
+
+/// What a deploy says before its component: the operation, the query, who sends
+/// it, and its digest.
+fn upload(
+    operation: &str,
+    request: &Request<HttpBody>,
+) -> Result<(Operation, Query, String, Option<Digest>), Problem> {
+    Ok((
+        known(operation)?,
+        Query::of(request.uri(), &["region"])?,
+        actor(request.headers())?,
+        announced(request.headers())?,
+    ))
 }
 
 fn known(operation: &str) -> Result<Operation, Problem> {

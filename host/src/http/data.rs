@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, StatusCode};
-use hyper::body::Incoming as HttpBody;
+use hyper::body::{Body as _, Incoming as HttpBody};
 
 use super::body::read_body;
 use super::envelope::envelope;
@@ -92,7 +92,10 @@ impl DataPlane {
                 };
                 ready(probe(status, &report))
             }
-            Err(error) => ready(Problem::from(error).into_answer()),
+            Err(error) => {
+                let unread = !body.is_end_stream();
+                ready(Problem::from(error).close(unread).into_answer())
+            }
         }
     }
 }

@@ -112,6 +112,7 @@ pub struct Problem {
     version: Option<Version>,
     allow: Option<&'static str>,
     retry_after: Option<Duration>,
+    close: bool,
 }
 
 impl Problem {
@@ -128,6 +129,7 @@ impl Problem {
             version: None,
             allow: None,
             retry_after,
+            close: false,
         }
     }
 
@@ -156,6 +158,14 @@ impl Problem {
     #[must_use]
     pub fn retry_after(mut self, time: Duration) -> Problem {
         self.retry_after = Some(time);
+        self
+    }
+
+    /// Says that the connection ends with this answer: of the request's body
+    /// some is unread, and what comes next would be taken for a request.
+    #[must_use]
+    pub fn close(mut self, unread: bool) -> Problem {
+        self.close = unread;
         self
     }
 
@@ -209,15 +219,13 @@ impl Problem {
                 HeaderValue::from(time.as_millis().div_ceil(1000).clamp(1, 86_400) as u32),
             );
         }
-        match self.kind {
-            Kind::Unauthorized => {
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            // RFC 9110, section 15.5.9. The rest of the body may still come.
-            Kind::BodyTimeout => {
-                headers.insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            _ => {}
+        if self.kind == Kind::Unauthorized {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // RFC 9112, section 9.6. A client that is not told would send its next
+        // request into a connection that is about to end.
+        if self.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         answer
     }
@@ -246,7 +254,7 @@ impl From<BodyError> for Problem {
             BodyError::Timeout { .. } => Kind::BodyTimeout,
             BodyError::Cut { .. } => Kind::BadRequest,
         };
-        Problem::new(kind, error.to_string())
+        Problem::new(kind, error.to_string()).close(true)
     }
 }
 

@@ -56,6 +56,9 @@ impl Measured {
     }
 }
 
+/// Whether an answer, head and body, is right for a connection.
+pub type Right = dyn Fn(usize, &[u8]) -> bool + Send + Sync;
+
 /// What each connection sends, and how it knows a right answer.
 #[derive(Clone)]
 pub struct Plan {
@@ -65,8 +68,8 @@ pub struct Plan {
     pub connections: usize,
     /// The request of a connection for its nth turn.
     pub request: Arc<dyn Fn(usize, u64) -> Vec<u8> + Send + Sync>,
-    /// Whether the answer (head and body) is right for that connection.
-    pub right: Arc<dyn Fn(usize, &[u8]) -> bool + Send + Sync>,
+    /// How it knows a right answer.
+    pub right: Arc<Right>,
     /// When to end.
     pub stop: Arc<AtomicBool>,
 }

@@ -101,3 +101,22 @@ async fn no_row_is_lost_while_a_hydrate_traps() {
         assert_eq!(get.send().await.expect(200).version(), *version);
     }
 }
+
+#[tokio::test]
+async fn a_hydrate_that_keeps_nothing_only_costs_hits() {
+    let server = Setup::new().regions(&["bad", "good"]).start().await;
+    let component = built::fixture("hydrate-evict");
+    server.deploy("hydrate", &component, Some("bad")).await;
+    for value in ["first", "second"] {
+        let version = server.region("good").write("k", value).await;
+        server.all_caught_up(version).await;
+        reads(&server, "good", value, version, "HIT").await;
+        reads(&server, "bad", value, version, "MISS").await;
+        // What a reader has fetched stays, until the next change.
+        reads(&server, "bad", value, version, "HIT").await;
+    }
+    // It has decided so: that is no fault.
+    let bad = report(&server, "bad").await;
+    assert_eq!(bad["rows_evicted_by_fallback"], 0);
+    assert_eq!(bad["last_error"], Value::Null);
+}

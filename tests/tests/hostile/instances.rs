@@ -3,6 +3,8 @@
 
 use tidepool_tests::{Plane, Server, Setup, built};
 
+use crate::Hostile;
+
 /// The number that the counting handler answers.
 async fn count(here: &Plane) -> u64 {
     let answer = here.get("/kv/k").send().await.expect(200);
@@ -99,6 +101,16 @@ async fn handles_that_are_never_given_back_cost_the_host_nothing() {
     assert!(most > 2000, "{most}");
     let leaked = REQUESTS * 64 / 1024;
     assert!(grown < leaked / 4, "{grown} MiB of {leaked}");
+}
+
+#[tokio::test]
+async fn handles_that_are_never_given_back_fail_nobody() {
+    let hostile = Hostile::start("leaky", Setup::new()).await;
+    // More requests than one call may have handles: they end with their call.
+    for n in 0..1500 {
+        hostile.get(&format!("k{n}")).await.expect(200);
+    }
+    hostile.survived().await;
 }
 
 /// Memory of the server's process.

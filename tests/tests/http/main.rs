@@ -1,6 +1,8 @@
 //! The data plane over HTTP, one noun in each file: what README.md promises of
 //! requests, answers and errors.
 
+#![allow(clippy::unwrap_used)] // In a test a panic is the report.
+
 mod bodies;
 mod conditions;
 mod connections;

@@ -1,6 +1,8 @@
 //! Replacing handlers while they serve: by command, across restarts, under
 //! load, and from a watched folder.
 
+#![allow(clippy::unwrap_used)] // In a test a panic is the report.
+
 mod command;
 mod restart;
 mod traffic;

@@ -1,7 +1,6 @@
 //! What a restart continues with: everything, handlers included.
 
 use serde_json::Value;
-use tidepool_tests::wire::Wire;
 use tidepool_tests::{REGIONS, Server};
 
 use crate::{fixture, tag};
@@ -75,32 +74,4 @@ async fn a_kill_and_a_start_continue_with_everything() {
         setup.start().await
     })
     .await;
-}
-
-#[tokio::test]
-async fn a_stop_answers_what_is_in_flight() {
-    let server = Server::start().await;
-    let here = server.region("us-east-1").clone();
-    let mut idle = Wire::connect(here.address()).await;
-    idle.send("GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n").await;
-    idle.answer().await.expect(200);
-    // The server asks for the body: the request is in flight from there on.
-    let mut wire = Wire::connect(here.address()).await;
-    let head =
-        "PUT /kv/k HTTP/1.1\r\nHost: t\r\nContent-Length: 14\r\nExpect: 100-continue\r\n\r\n";
-    wire.send(head).await;
-    wire.answer().await.expect(100);
-    server.signal("TERM").await;
-    server.log().line(&["finishing what was begun"]).await;
-    assert!(idle.closed().await.is_empty());
-    wire.send(r#"{"value": "v"}"#).await;
-    let answer = wire.answer().await.expect(201);
-    assert!(wire.closed().await.is_empty());
-    let setup = server.setup().clone();
-    assert_eq!(server.stop().await.code(), Some(0));
-    // It was no promise.
-    let server = setup.start().await;
-    let get = server.region("us-west-1").get("/kv/k");
-    let get = get.header("tidepool-consistency", "log");
-    assert_eq!(get.send().await.expect(200).version(), answer.version());
 }

@@ -175,13 +175,15 @@ impl From<rusqlite::Error> for Refusal {
 }
 
 fn open_database(file: &Path, settings: &SqliteSettings, lock: File) -> Result<Opened, Refusal> {
+    let has_log = write_ahead_log(file).exists();
     let mut writer = connect(
         file,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
     )?;
     // Until it is known to be ours and whole, closing must not move what is in the
-    // write-ahead log into the file.
-    writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // write-ahead log into the file. Where there was no such log, closing takes the
+    // one away that looking has made.
+    writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
     let seen = match schema::inspect(&writer)? {
         Found::Empty => 0,
         Found::Ours(seen) => seen,
@@ -225,6 +227,13 @@ fn open_database(file: &Path, settings: &SqliteSettings, lock: File) -> Result<O
         readers,
         last_seq,
     })
+}
+
+/// Where SQLite keeps the write-ahead log of a database.
+fn write_ahead_log(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
 }
 
 fn connect(file: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {
