@@ -163,9 +163,7 @@ async fn a_component_of_another_world_is_refused() {
     let put = built::bytes(&built::guest("put"));
     running.unfit(&put, &["tidepool:kv/log-put@0.1.0"]).await;
     let hydrate = built::bytes(&built::guest("hydrate"));
-    running
-        .unfit(&hydrate, &["self-test", "type mismatch"])
-        .await;
+    running.unfit(&hydrate, &["tidepool:kv/feed@0.1.0"]).await;
     let get = built::bytes(&built::guest("get"));
     for operation in ["put", "delete", "hydrate"] {
         let detail = running.refuses(operation, &get, 422, "unprocessable").await;
