@@ -195,15 +195,19 @@ impl Inner {
         let mut resolved = region.status.progress();
         let reached = resolved
             .wait_for(|resolved| resolved.as_ref().is_some_and(|r| r.as_of_micros > version));
-        match tokio::time::timeout(wait, reached).await {
-            Ok(Ok(_)) => Ok(respond::json(StatusCode::OK, &region.report())),
-            Ok(Err(_)) | Err(_) => {
-                let detail = format!(
-                    "{name} has not applied everything up to {version} yet; ask again, or see /v1/regions"
-                );
-                Err(Problem::new(Kind::Unavailable, detail))
-            }
+        // What the wait gives is a lock on the progress. It must be gone before
+        // anything else looks at the progress: a writer in between would wait
+        // for the one and hold up the other.
+        let reached = tokio::time::timeout(wait, reached)
+            .await
+            .is_ok_and(|reached| reached.is_ok());
+        if reached {
+            return Ok(respond::json(StatusCode::OK, &region.report()));
         }
+        let detail = format!(
+            "{name} has not applied everything up to {version} yet; ask again, or see /v1/regions"
+        );
+        Err(Problem::new(Kind::Unavailable, detail))
     }
 
     fn no_region(&self, name: &str) -> Problem {
