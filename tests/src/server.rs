@@ -232,8 +232,15 @@ impl Server {
     }
 
     /// The process.
+    ///
+    /// # Panics
+    ///
+    /// It has ended.
     pub fn id(&self) -> u32 {
-        self.child.as_ref().map_or(0, Child::id)
+        match &self.child {
+            Some(child) => child.id(),
+            None => panic!("the server has ended already"),
+        }
     }
 
     /// Waits until a region has applied everything up to a version.

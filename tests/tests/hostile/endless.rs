@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tidepool::cache::memory::{MemoryCache, MemoryCacheSettings};
 use tidepool::cache::Lookup;
+use tidepool::cache::memory::{MemoryCache, MemoryCacheSettings};
 use tidepool::clock::{SystemClock, SystemEntropy};
 use tidepool::config::Limits;
 use tidepool::handlers::answer::{Answer, AnswerBody};
