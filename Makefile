@@ -38,7 +38,7 @@ test: init ## everything that CI checks
 	cd tests/guests && cargo fetch -q --locked
 	$(MAKE) guests lint fixtures
 	scripts/guests --cargo-component
-	cargo build --release --workspace --bins
+	cargo build --release --workspace --all-targets
 	cd guest-handlers && $(NATIVE) test --release --target $(HOST)
 	$(MAKE) deny
 	cargo test --release --workspace
