@@ -12,7 +12,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 # A cargo for the guests' workspaces that checks and tests them natively.
 NATIVE = CARGO_TARGET_DIR=$(CURDIR)/target cargo
 
-.PHONY: help init setup guests build run test check fixtures bench fmt lint deny clean
+.PHONY: help init setup guests build run compose down test check fixtures bench fmt lint deny clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -31,6 +31,12 @@ build: guests ## the server, target/release/tidepool
 
 run: build ## three regions on this machine, until Ctrl-C
 	@target/release/tidepool dev
+
+compose: build ## the same in a container (needs docker compose), see compose.yaml
+	docker compose up -d --wait
+
+down: ## stop and remove those containers; the data stays in its volume
+	docker compose down
 
 test: init ## everything that CI checks
 	cargo fetch -q --locked
