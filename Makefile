@@ -12,7 +12,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 # A cargo for the guests' workspaces that checks and tests them natively.
 NATIVE = CARGO_TARGET_DIR=$(CURDIR)/target cargo
 
-.PHONY: help init setup guests build run compose down test check fixtures bench fmt lint deny clean
+.PHONY: help init setup guests build run compose down test fixtures bench fmt lint deny clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
