@@ -17,6 +17,7 @@
 //!   dropping it kills it, and when a test has failed prints what it logged
 //! - [`log`]: what it says, to wait for
 //! - [`client`]: requests to one address, and answers that can be asserted on
+//! - [`servers`]: real databases and caches, started for one test
 //! - [`wire`]: the same without an HTTP library, for what none would send
 //! - [`command`]: one run of the command line
 //! - [`built`]: where the binary and the components of the tests are
@@ -30,6 +31,7 @@ pub mod client;
 pub mod command;
 pub mod log;
 pub mod server;
+pub mod servers;
 pub mod wire;
 
 pub use client::{Answer, Plane};
