@@ -8,11 +8,11 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::cache::Cache;
 use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::Settings;
 use crate::defaults;
+use crate::feed::FeedSource;
 use crate::feed::sqlite::{SqliteFeedSettings, SqliteFeedSource};
 use crate::handlers::engine::{EngineError, ServingEngine};
 use crate::handlers::load::{LoadError, Loader};
@@ -51,6 +51,14 @@ pub enum AppError {
     Deploy(#[from] DeployError),
 }
 
+/// What a region is made of.
+struct Parts {
+    name: Arc<str>,
+    server: Server,
+    feed: Arc<dyn FeedSource>,
+    backends: Arc<Backends>,
+}
+
 /// A running host.
 pub struct App {
     /// Each region with the address that it listens on.
@@ -81,7 +89,7 @@ impl App {
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         // The addresses first: a port in use is the commonest mistake, and
         // costs nothing to find.
-        let admin_server = Server::bind(settings.admin.listen)?;
+        let admin = Server::bind(settings.admin.listen)?;
         let servers: Vec<Server> = settings
             .regions
             .iter()
@@ -90,23 +98,45 @@ impl App {
 
         let database =
             SqliteDatabase::open(&settings.data, Arc::clone(&clock), log_settings(settings))?;
-        let names: Vec<Arc<str>> = settings
-            .regions
-            .iter()
-            .map(|region| Arc::from(&*region.name))
-            .collect();
-        let registry = open_registry(settings, &names, &database, &clock, &entropy).await?;
         let log: Arc<dyn Log> = Arc::new(SqliteLog::new(Arc::clone(&database)));
-        let source = Arc::new(SqliteFeedSource::new(
+        let feed: Arc<dyn FeedSource> = Arc::new(SqliteFeedSource::new(
             Arc::clone(&database),
             feed_settings(settings),
         ));
+        let parts = servers.into_iter().zip(&settings.regions);
+        let parts = parts.map(|(server, region)| Parts {
+            name: Arc::from(&*region.name),
+            server,
+            feed: Arc::clone(&feed),
+            backends: Arc::new(Backends {
+                log: Arc::clone(&log),
+                cache: Arc::new(MemoryCache::new(
+                    cache_settings(settings),
+                    Arc::clone(&clock),
+                    Arc::clone(&entropy),
+                )),
+                clock: Arc::clone(&clock),
+                max_value_bytes: settings.http.max_value_bytes,
+            }),
+        });
+        App::run(settings, admin, database, parts.collect(), clock, entropy).await
+    }
 
+    /// Runs regions whose addresses are bound and whose backends are open.
+    async fn run(
+        settings: &Settings,
+        admin: Server,
+        database: Arc<SqliteDatabase>,
+        parts: Vec<Parts>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<App, AppError> {
+        let registry = open_registry(settings, &parts, &database, clock, &entropy).await?;
         let (stop_serving, stop_rx) = watch::channel(false);
         let (stop_following, follow_rx) = watch::channel(false);
         let mut app = App {
             regions: Vec::new(),
-            admin: admin_server.local_addr(),
+            admin: admin.local_addr(),
             registry: Arc::clone(&registry),
             backends: Vec::new(),
             database,
@@ -117,28 +147,21 @@ impl App {
         };
         let limits = server_limits(settings);
         let mut regions = Vec::new();
-        for (index, server) in servers.into_iter().enumerate() {
-            let name = Arc::clone(&names[index]);
-            let cache: Arc<dyn Cache> = Arc::new(MemoryCache::new(
-                cache_settings(settings),
-                Arc::clone(&clock),
-                Arc::clone(&entropy),
-            ));
-            let backends = Arc::new(Backends {
-                log: Arc::clone(&log),
-                cache: Arc::clone(&cache),
-                clock: Arc::clone(&clock),
-                max_value_bytes: settings.http.max_value_bytes,
-            });
+        for (index, part) in parts.into_iter().enumerate() {
+            let Parts {
+                name,
+                server,
+                feed,
+                backends,
+            } = part;
             let status = Arc::new(HydratorStatus::default());
             let hydrator = Hydrator {
                 region: Arc::clone(&name),
-                feed: source.clone(),
-                cache,
+                feed,
+                cache: Arc::clone(&backends.cache),
                 decide: Arc::new(ComponentDecide {
                     registry: Arc::clone(&registry),
                     region: index,
-                    backends: Arc::clone(&backends),
                 }),
                 status: Arc::clone(&status),
                 entropy: Arc::clone(&entropy),
@@ -170,7 +193,7 @@ impl App {
             let plane = plane.clone();
             Box::pin(async move { plane.serve(request).await })
         };
-        app.serve(admin_server, Arc::new(service), limits, stop_rx);
+        app.serve(admin, Arc::new(service), limits, stop_rx);
         if let Some(folder) = &settings.watch {
             app.following.push(tokio::spawn(folder::run(
                 folder.clone(),
@@ -218,26 +241,29 @@ impl App {
 
 async fn open_registry(
     settings: &Settings,
-    names: &[Arc<str>],
+    parts: &[Parts],
     database: &Arc<SqliteDatabase>,
-    clock: &Arc<dyn Clock>,
+    clock: Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Arc<Registry>, AppError> {
     let handlers = &settings.handlers;
     // Every slot full, its idle instances beside it, and one in its self-test.
     let per_slot = handlers.concurrency + handlers.idle_instances;
-    let instances = names.len() * Operation::ALL.len() * per_slot + 1;
+    let instances = parts.len() * Operation::ALL.len() * per_slot + 1;
     let instances = u32::try_from(instances).unwrap_or(u32::MAX);
     let engine = ServingEngine::new(settings.limits.clone(), instances)?;
     let loader = Loader::new(engine, handlers.max_component_bytes)?;
     let store = DeploymentStore::new(Arc::clone(database), handlers.keep_revisions);
     let registry = Registry::open(
-        names.to_vec(),
+        parts
+            .iter()
+            .map(|part| (Arc::clone(&part.name), Arc::clone(&part.backends)))
+            .collect(),
         defaults::HANDLERS,
         loader,
         store,
         handlers.clone(),
-        Arc::clone(clock),
+        clock,
         Arc::clone(entropy),
     );
     Ok(Arc::new(registry.await?))

@@ -169,8 +169,11 @@ mod tests {
             body: Body::Empty,
         };
         change(&mut response);
-        let mut context =
-            Context::new(CallBounds::of(&Limits::default()), HandlerOutput::discard());
+        let mut context = Context::new(
+            CallBounds::of(&Limits::default()),
+            None,
+            HandlerOutput::discard(),
+        );
         check(response, &mut context, 10)
     }
 

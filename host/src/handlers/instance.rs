@@ -52,11 +52,12 @@ impl Instance {
         engine: &ServingEngine,
         pre: &InstancePre<Context>,
         operation: Operation,
+        backends: Arc<Backends>,
         output: HandlerOutput,
         uses: u32,
     ) -> Result<Instance, CallError> {
         let limits = Arc::clone(engine.limits());
-        let context = Context::new(CallBounds::of(&limits), output);
+        let context = Context::new(CallBounds::of(&limits), Some(backends), output);
         let meter = Arc::clone(context.meter());
         let mut store = Store::new(engine.engine(), context);
         store.limiter(|context| context);
@@ -121,11 +122,10 @@ impl Instance {
     /// instance must not be used again.
     pub async fn request(
         &mut self,
-        backends: Arc<Backends>,
         request: Request,
         incoming: Box<Incoming>,
     ) -> Result<Result<Answer, Failure>, CallError> {
-        let result = self.try_request(backends, request, incoming).await;
+        let result = self.try_request(request, incoming).await;
         result.map_err(|error| match self.store.data().may_have_written() {
             true => CallError::AfterWrite(Box::new(error)),
             false => error,
@@ -134,11 +134,10 @@ impl Instance {
 
     async fn try_request(
         &mut self,
-        backends: Arc<Backends>,
         request: Request,
         incoming: Box<Incoming>,
     ) -> Result<Result<Answer, Failure>, CallError> {
-        self.begin(backends, Subject::Request(incoming));
+        self.begin(Subject::Request(incoming));
         let Handle::Request(handle) = &self.handle else {
             return Err(CallError::Instantiate(
                 "a hydrate component cannot answer requests".into(),
@@ -165,10 +164,9 @@ impl Instance {
     /// As [`Instance::request`].
     pub async fn decide(
         &mut self,
-        backends: Arc<Backends>,
         rows: &Arc<[Row]>,
     ) -> Result<Result<Vec<Decision>, Failure>, CallError> {
-        self.begin(backends, Subject::Batch(Arc::clone(rows)));
+        self.begin(Subject::Batch(Arc::clone(rows)));
         let Handle::Hydrate(handle) = &self.handle else {
             return Err(CallError::Instantiate(
                 "only a hydrate component can decide about a batch".into(),
@@ -188,8 +186,8 @@ impl Instance {
         }
     }
 
-    fn begin(&mut self, backends: Arc<Backends>, subject: Subject) {
-        self.store.data_mut().begin(backends, subject);
+    fn begin(&mut self, subject: Subject) {
+        self.store.data_mut().begin(subject);
         self.store.set_epoch_deadline(1);
     }
 

@@ -12,6 +12,7 @@ pub mod engine;
 pub mod error;
 pub mod instance;
 pub mod load;
+mod pool;
 pub mod registry;
 pub mod revision;
 pub mod selftest;

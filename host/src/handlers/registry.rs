@@ -19,6 +19,7 @@ use super::store::{DeploymentStore, NewRevision, StoreError, StoredRevision};
 use crate::clock::{Clock, Entropy};
 use crate::config::Handlers;
 use crate::model::{Operation, RevisionState};
+use crate::wit_host::context::Backends;
 
 /// Who deployed the handlers that come with the host.
 pub const BUILT_IN: &str = "built-in";
@@ -115,6 +116,8 @@ struct Table {
 /// See the head of this file.
 pub struct Registry {
     regions: Vec<Arc<str>>,
+    /// Of each region, in the same order.
+    backends: Vec<Arc<Backends>>,
     table: ArcSwap<Table>,
     slots: Vec<Arc<Slot>>,
     loader: Loader,
@@ -134,7 +137,7 @@ impl Registry {
     ///
     /// The record cannot be used, or a built-in handler cannot be loaded.
     pub async fn open(
-        regions: Vec<Arc<str>>,
+        regions: Vec<(Arc<str>, Arc<Backends>)>,
         defaults: Defaults,
         loader: Loader,
         store: DeploymentStore,
@@ -145,8 +148,10 @@ impl Registry {
         let slots: Vec<_> = (0..regions.len() * Operation::ALL.len())
             .map(|_| Arc::new(Slot::new(pool.clone())))
             .collect();
+        let (regions, backends) = regions.into_iter().unzip();
         let mut registry = Registry {
             regions,
+            backends,
             table: ArcSwap::from_pointee(Table {
                 revisions: Vec::new(),
             }),
@@ -242,6 +247,7 @@ impl Registry {
             info.clone(),
             loaded,
             Arc::clone(&self.slots[index(region, info.operation)]),
+            Arc::clone(&self.backends[region]),
             self.loader.engine().clone(),
             Arc::clone(&self.clock),
             Arc::clone(&self.entropy),

@@ -5,13 +5,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
 use super::answer::Answer;
 use super::engine::ServingEngine;
 use super::error::CallError;
 use super::instance::Instance;
 use super::load::Loaded;
+use super::pool::Pool;
 use super::slot::Slot;
 use crate::cache::Decision;
 use crate::clock::{Clock, Entropy};
@@ -45,13 +44,11 @@ pub struct Revision {
     info: RevisionInfo,
     loaded: Arc<Loaded>,
     slot: Arc<Slot>,
+    backends: Arc<Backends>,
     engine: ServingEngine,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    /// Last in, first out: the instance that ran last is the one in the
-    /// processor's caches.
-    idle: Mutex<Vec<Instance>>,
-    calls: AtomicU64,
+    pool: Pool<Instance>,
     failures: AtomicU64,
     log_second: AtomicI64,
     logged: AtomicU64,
@@ -63,19 +60,20 @@ impl Revision {
         info: RevisionInfo,
         loaded: Arc<Loaded>,
         slot: Arc<Slot>,
+        backends: Arc<Backends>,
         engine: ServingEngine,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Revision {
         Revision {
+            pool: Pool::new(slot.settings().idle_instances),
             info,
             loaded,
             slot,
+            backends,
             engine,
             clock,
             entropy,
-            idle: Mutex::default(),
-            calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             log_second: AtomicI64::new(0),
             logged: AtomicU64::new(0),
@@ -94,10 +92,7 @@ impl Revision {
 
     /// Calls so far, and how many of them failed through the component.
     pub fn counts(&self) -> (u64, u64) {
-        (
-            self.calls.load(Ordering::Relaxed),
-            self.failures.load(Ordering::Relaxed),
-        )
+        (self.pool.uses(), self.failures.load(Ordering::Relaxed))
     }
 
     /// Answers a request.
@@ -107,15 +102,12 @@ impl Revision {
     /// The inner one is the component's own answer.
     pub async fn request(
         &self,
-        backends: &Arc<Backends>,
         request: Request,
         incoming: Box<Incoming>,
     ) -> Result<Result<Answer, Failure>, CallError> {
         let _permit = self.slot.enter().await?;
         let mut instance = self.instance().await?;
-        let result = instance
-            .request(Arc::clone(backends), request, incoming)
-            .await;
+        let result = instance.request(request, incoming).await;
         self.finish(instance, result)
     }
 
@@ -126,24 +118,23 @@ impl Revision {
     /// The inner one is the component's own answer.
     pub async fn decide(
         &self,
-        backends: &Arc<Backends>,
         rows: &Arc<[Row]>,
     ) -> Result<Result<Vec<Decision>, Failure>, CallError> {
         let _permit = self.slot.enter().await?;
         let mut instance = self.instance().await?;
-        let result = instance.decide(Arc::clone(backends), rows).await;
+        let result = instance.decide(rows).await;
         self.finish(instance, result)
     }
 
     async fn instance(&self) -> Result<Instance, CallError> {
-        let idle = self.idle.lock().pop();
-        match idle {
+        match self.pool.take() {
             Some(instance) => Ok(instance),
             None => {
                 let made = Instance::new(
                     &self.engine,
                     &self.loaded.pre,
                     self.info.operation,
+                    Arc::clone(&self.backends),
                     self.output(),
                     self.uses(),
                 );
@@ -159,14 +150,10 @@ impl Revision {
         mut instance: Instance,
         result: Result<T, CallError>,
     ) -> Result<T, CallError> {
-        self.calls.fetch_add(1, Ordering::Relaxed);
         match result {
             Ok(value) => {
                 if instance.reusable() {
-                    let mut idle = self.idle.lock();
-                    if idle.len() < self.slot.settings().idle_instances {
-                        idle.push(instance);
-                    }
+                    self.pool.give_back(instance);
                 }
                 Ok(value)
             }
@@ -241,7 +228,7 @@ impl Drop for Revision {
             region = &*self.info.region,
             operation = %self.info.operation,
             revision = self.info.number,
-            calls = self.calls.load(Ordering::Relaxed),
+            calls = self.pool.uses(),
             "revision drained and dropped"
         );
     }

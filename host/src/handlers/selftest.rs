@@ -33,24 +33,15 @@ pub const KEY: &str = "tidepool-self-test";
 /// cannot be sent.
 pub async fn run(engine: &ServingEngine, loaded: &Loaded) -> Result<(), CallError> {
     let mut instance = instance(engine, &loaded.pre, loaded.operation).await?;
-    let backends = backends()?;
     let failure = match loaded.operation {
         // The first finds the key in the log, the second in the cache.
-        Operation::Get => match get(&mut instance, &backends).await? {
-            None => get(&mut instance, &backends).await?,
+        Operation::Get => match get(&mut instance).await? {
+            None => get(&mut instance).await?,
             failed => failed,
         },
-        Operation::Put => {
-            request(
-                &mut instance,
-                &backends,
-                Method::Put,
-                br#"{"value":"self-test"}"#,
-            )
-            .await?
-        }
-        Operation::Delete => request(&mut instance, &backends, Method::Delete, b"").await?,
-        Operation::Hydrate => instance.decide(backends, &batch()?).await?.err(),
+        Operation::Put => request(&mut instance, Method::Put, br#"{"value":"self-test"}"#).await?,
+        Operation::Delete => request(&mut instance, Method::Delete, b"").await?,
+        Operation::Hydrate => instance.decide(&batch()?).await?.err(),
     };
     match failure {
         Some(Failure::Internal(text)) => {
@@ -73,22 +64,19 @@ async fn instance(
         engine,
         pre,
         operation,
+        backends()?,
         HandlerOutput::new(|line| tracing::info!(target: "handler", "self-test: {line}")),
         u32::MAX,
     )
     .await
 }
 
-async fn get(
-    instance: &mut Instance,
-    backends: &Arc<Backends>,
-) -> Result<Option<Failure>, CallError> {
-    request(instance, backends, Method::Get, b"").await
+async fn get(instance: &mut Instance) -> Result<Option<Failure>, CallError> {
+    request(instance, Method::Get, b"").await
 }
 
 async fn request(
     instance: &mut Instance,
-    backends: &Arc<Backends>,
     method: Method,
     body: &'static [u8],
 ) -> Result<Option<Failure>, CallError> {
@@ -104,10 +92,7 @@ async fn request(
         parts,
         body: Bytes::from_static(body),
     });
-    Ok(instance
-        .request(Arc::clone(backends), request, incoming)
-        .await?
-        .err())
+    Ok(instance.request(request, incoming).await?.err())
 }
 
 fn key() -> Result<Key, CallError> {

@@ -134,10 +134,7 @@ impl Inner {
         let revision = self.registry.current(self.region.index, kv.operation);
         // For the envelope; the component has the other one.
         let key = incoming.key.clone();
-        match revision
-            .request(&self.region.backends, request(kv), incoming)
-            .await
-        {
+        match revision.request(request(kv), incoming).await {
             Ok(Ok(answer)) => answered(answer, key.as_str()),
             Ok(Err(failure)) => failed(failure).into_answer(),
             Err(error) => broken(&error, &revision).into_answer(),

@@ -9,7 +9,6 @@ use super::Decide;
 use crate::cache::Decision;
 use crate::handlers::registry::Registry;
 use crate::model::{Operation, Row};
-use crate::wit_host::context::Backends;
 
 /// Asks the region's `hydrate` component.
 pub struct ComponentDecide {
@@ -17,8 +16,6 @@ pub struct ComponentDecide {
     pub registry: Arc<Registry>,
     /// The region's position in the registry.
     pub region: usize,
-    /// What stands behind the component's interfaces.
-    pub backends: Arc<Backends>,
 }
 
 #[async_trait]
@@ -26,7 +23,7 @@ impl Decide for ComponentDecide {
     async fn decide(&self, rows: &Arc<[Row]>) -> Result<Vec<Decision>, String> {
         // Asked anew for each try: a swap in between takes effect.
         let revision = self.registry.current(self.region, Operation::Hydrate);
-        match revision.decide(&self.backends, rows).await {
+        match revision.decide(rows).await {
             Ok(Ok(decisions)) => Ok(decisions),
             Ok(Err(failure)) => Err(format!(
                 "revision {} answered {failure:?}",

@@ -222,13 +222,18 @@ pub struct Context {
 
 impl Context {
     /// The data of a new store. `output` receives what the component prints.
-    pub fn new(bounds: CallBounds, output: HandlerOutput) -> Context {
+    /// Without `backends` every call out is refused.
+    pub fn new(
+        bounds: CallBounds,
+        backends: Option<Arc<Backends>>,
+        output: HandlerOutput,
+    ) -> Context {
         Context {
             values: Handles::new(),
             leases: Handles::new(),
             readings: Handles::new(),
             subject: Subject::None,
-            backends: None,
+            backends,
             bounds,
             host_calls: 0,
             host_bytes: 0,
@@ -243,8 +248,7 @@ impl Context {
     }
 
     /// Starts a call.
-    pub fn begin(&mut self, backends: Arc<Backends>, subject: Subject) {
-        self.backends = Some(backends);
+    pub fn begin(&mut self, subject: Subject) {
         self.subject = subject;
         self.host_calls = 0;
         self.host_bytes = 0;
@@ -261,7 +265,6 @@ impl Context {
             }
         }
         self.subject = Subject::None;
-        self.backends = None;
     }
 
     /// The meter of the call in progress.
@@ -294,7 +297,12 @@ impl Context {
     ///
     /// A component that calls out while it is being made, outside any call.
     pub(super) fn backends(&self) -> wasmtime::Result<&Arc<Backends>> {
-        Ok(self.backends.as_ref().ok_or(OutsideCall)?)
+        match self.subject {
+            Subject::None => Err(OutsideCall.into()),
+            Subject::Request(_) | Subject::Batch(_) => {
+                Ok(self.backends.as_ref().ok_or(OutsideCall)?)
+            }
+        }
     }
 
     /// Counts one call to the host that moves `bytes`.
@@ -390,7 +398,7 @@ mod tests {
             memory_bytes: 0,
             table_elements: 0,
         };
-        let mut context = Context::new(bounds, HandlerOutput::discard());
+        let mut context = Context::new(bounds, None, HandlerOutput::discard());
         assert_eq!(context.charge(4), Ok(()));
         assert_eq!(context.charge(6), Ok(()));
         assert_eq!(context.charge(0), Err(Exceeded::HostCalls(2)));

@@ -120,10 +120,7 @@ impl Servers {
                 body: Bytes::new(),
             });
             let revision = self.app.registry.current(0, Operation::Get);
-            match revision
-                .request(&self.app.backends[0], request, incoming)
-                .await?
-            {
+            match revision.request(request, incoming).await? {
                 Ok(answer) => drop(answer),
                 Err(failure) => return Err(format!("{failure:?}").into()),
             }
