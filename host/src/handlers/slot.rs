@@ -1,19 +1,24 @@
 //! A slot's door: how many calls of one operation in one region run at a
 //! time, and how many may wait.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Notify;
 
 use super::error::CallError;
 use crate::config::Handlers;
 
 /// The door of one (region, operation). It outlives revisions: a swap does
 /// not double what may run.
+///
+/// Every request goes through, so the open door costs one atomic step each
+/// way; tokio's semaphore takes a lock to leave.
 #[derive(Debug)]
 pub struct Slot {
-    running: Semaphore,
+    running: AtomicUsize,
     waiting: AtomicUsize,
+    left: Notify,
     settings: Handlers,
 }
 
@@ -21,8 +26,9 @@ impl Slot {
     /// A slot with nobody in it.
     pub fn new(settings: Handlers) -> Slot {
         Slot {
-            running: Semaphore::new(settings.concurrency),
+            running: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            left: Notify::new(),
             settings,
         }
     }
@@ -37,18 +43,54 @@ impl Slot {
     /// # Errors
     ///
     /// [`CallError::Overloaded`]: too many wait, or the wait was too long.
-    pub async fn enter(&self) -> Result<SemaphorePermit<'_>, CallError> {
-        if let Ok(permit) = self.running.try_acquire() {
+    pub async fn enter(&self) -> Result<Permit<'_>, CallError> {
+        // Those who wait come first.
+        if self.waiting.load(Ordering::SeqCst) == 0
+            && let Some(permit) = self.try_enter()
+        {
             return Ok(permit);
         }
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.settings.queue {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        // Counted before the next try: whoever leaves after that try has
+        // failed sees it and calls. Sequential consistency makes it so.
+        let waiting = self.waiting.fetch_add(1, Ordering::SeqCst);
+        let _waiting = Waiting(&self.waiting);
+        if waiting >= self.settings.queue {
             return Err(CallError::Overloaded);
         }
-        let _waiting = Waiting(&self.waiting);
-        match tokio::time::timeout(self.settings.queue_wait, self.running.acquire()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(CallError::Overloaded),
+        let turn = async {
+            loop {
+                let mut left = pin!(self.left.notified());
+                left.as_mut().enable();
+                if let Some(permit) = self.try_enter() {
+                    return permit;
+                }
+                left.await;
+            }
+        };
+        tokio::time::timeout(self.settings.queue_wait, turn)
+            .await
+            .map_err(|_| CallError::Overloaded)
+    }
+
+    fn try_enter(&self) -> Option<Permit<'_>> {
+        let most = self.settings.concurrency;
+        let enter = |running| (running < most).then_some(running + 1);
+        self.running
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter)
+            .ok()
+            .map(|_| Permit(self))
+    }
+}
+
+/// The right to run one call in a slot.
+#[derive(Debug)]
+pub struct Permit<'a>(&'a Slot);
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+        if self.0.waiting.load(Ordering::SeqCst) > 0 {
+            self.0.left.notify_one();
         }
     }
 }
@@ -58,7 +100,7 @@ struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -86,5 +128,35 @@ mod tests {
         assert!(matches!(slot.enter().await, Err(CallError::Overloaded)));
         drop(inside);
         assert!(slot.enter().await.is_ok());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_more_run_than_may_and_everyone_gets_a_turn() {
+        let settings = Handlers {
+            concurrency: 3,
+            queue: 64,
+            queue_wait: Duration::from_secs(60),
+            ..Default::default()
+        };
+        let slot = std::sync::Arc::new(Slot::new(settings));
+        let inside = std::sync::Arc::new(AtomicUsize::new(0));
+        let callers: Vec<_> = (0..32)
+            .map(|_| {
+                let (slot, inside) = (slot.clone(), inside.clone());
+                tokio::spawn(async move {
+                    for _ in 0..1_000 {
+                        let _permit = slot.enter().await.unwrap();
+                        assert!(inside.fetch_add(1, Ordering::SeqCst) < 3);
+                        tokio::task::yield_now().await;
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect();
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        assert_eq!(slot.running.load(Ordering::SeqCst), 0);
+        assert_eq!(slot.waiting.load(Ordering::SeqCst), 0);
     }
 }
