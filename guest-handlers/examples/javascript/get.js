@@ -3,14 +3,11 @@
 import { lookup, Lease } from 'tidepool:kv/cache@0.1.0';
 import { read } from 'tidepool:kv/log-reader@0.1.0';
 
-export function handle(request) {
-  const found = lookup(undefined);
-  let state = found.val;
-  if (found.tag === 'miss') {
-    const lease = found.val;
-    const latest = readLog();
-    if (lease !== undefined) Lease.fill(lease, latest);
-    state = latest.state();
+export function handle(request, cached) {
+  let state = cached;
+  if (state === undefined) {
+    const found = lookup(undefined);
+    state = found.tag === 'found' ? found.val : fill(found.val);
   }
   if (state.tag === 'deleted') throw { tag: 'not-found', val: state.val };
   if (state.tag === 'absent') throw { tag: 'not-found', val: undefined };
@@ -18,11 +15,18 @@ export function handle(request) {
   return {
     status: 200,
     version,
-    cache: found.tag === 'found' ? 'hit' : 'miss',
+    cache: cached === undefined ? 'miss' : 'hit',
     contentType,
     headers: [{ name: 'x-handler', value: 'javascript' }],
     body: { tag: contentType === undefined ? 'envelope' : 'value', val: value },
   };
+}
+
+// What the log says, left in the cache where there is a lease to do so.
+function fill(lease) {
+  const latest = readLog();
+  if (lease !== undefined) Lease.fill(lease, latest);
+  return latest.state();
 }
 
 function readLog() {

@@ -12,18 +12,9 @@ from wit_world.imports.types import (
 
 
 class WitWorld(wit_world.WitWorld):
-    def handle(self, request):
-        found = cache.lookup(None)
-        if isinstance(found, LookupResult_Found):
-            state, status = found.value, CacheStatus.HIT
-        else:
-            try:
-                latest = log_reader.read()
-            except Err as error:
-                raise Err(Failure_Unavailable(error.value.value))
-            if found.value is not None:
-                Lease.fill(found.value, latest)
-            state, status = latest.state(), CacheStatus.MISS
+    def handle(self, request, cached):
+        state = cached if cached is not None else find()
+        status = CacheStatus.MISS if cached is None else CacheStatus.HIT
         if not isinstance(state, State_Live):
             version = state.value if isinstance(state, State_Deleted) else None
             raise Err(Failure_NotFound(version))
@@ -33,3 +24,17 @@ class WitWorld(wit_world.WitWorld):
             200, entry.version, status, entry.content_type,
             [Header("x-handler", "python")], body(entry.value),
         )
+
+
+def find():
+    """The state of a key that was not at hand."""
+    found = cache.lookup(None)
+    if isinstance(found, LookupResult_Found):
+        return found.value
+    try:
+        latest = log_reader.read()
+    except Err as error:
+        raise Err(Failure_Unavailable(error.value.value))
+    if found.value is not None:
+        Lease.fill(found.value, latest)
+    return latest.state()

@@ -1,18 +1,18 @@
 //! The default GET (and HEAD) handler: cache, then log, then fill.
 //!
 //! This file walks; what it decides by is in [`choose`], which knows nothing
-//! of WIT and is tested natively. A plain cache hit makes one host call,
-//! `cache.lookup`, and that is worth keeping: every other call here is on a
-//! path where a client asked for more or the cache had less.
+//! of WIT and is tested natively. A plain cache hit makes no host call, and
+//! that is worth keeping: every call here is on a path where a client asked
+//! for more or the cache had less.
 
 mod choose;
 
 use choose::{Shape, choose, matches};
 use tidepool::kv::cache::{Lease, LookupResult, lookup};
 use tidepool::kv::log_reader::{Latest, ReadError, read};
-use tidepool::kv::types::{Body, CacheStatus, Condition, Consistency, Entry, State, Tags, Version};
+use tidepool::kv::types::{Body, CacheStatus, Condition, Consistency, Entry, Tags, Version};
 
-// Brings in `Guest`, `Request`, `Response`, `Failure` and the host
+// Brings in `Guest`, `Request`, `Response`, `Failure`, `State` and the host
 // interfaces as modules under `tidepool::kv`.
 wit_bindgen::generate!({ path: "../../wit", world: "get" });
 
@@ -21,8 +21,11 @@ struct Get;
 export!(Get);
 
 impl Guest for Get {
-    fn handle(request: Request) -> Result<Response, Failure> {
-        let (state, cache) = find(request.consistency)?;
+    fn handle(request: Request, cached: Option<State>) -> Result<Response, Failure> {
+        let (state, cache) = match cached {
+            Some(state) => (state, CacheStatus::Hit),
+            None => find(request.consistency)?,
+        };
         match state {
             State::Live(entry) => answer(entry, cache, &request.condition, request.accept),
             // Nothing can match `If-Match` where there is no value.
@@ -35,7 +38,7 @@ impl Guest for Get {
     }
 }
 
-/// The state of a key, and where it came from.
+/// The state of a key that was not at hand, and where it came from.
 fn find(consistency: Consistency) -> Result<(State, CacheStatus), Failure> {
     let at_least = match consistency {
         Consistency::Cached => None,

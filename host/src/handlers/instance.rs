@@ -20,13 +20,16 @@ use crate::wit_host::context::{
 };
 use crate::wit_host::feed;
 use crate::wit_host::wasi::HandlerOutput;
-use crate::wit_host::worlds::{EXPORT, HydrateParams, HydrateResult, RequestParams, RequestResult};
+use crate::wit_host::worlds::{
+    EXPORT, GetParams, HydrateParams, HydrateResult, RequestParams, RequestResult,
+};
 
 /// What the host lets an answer exceed `limits.response_bytes` by before the
 /// copy out of the component is refused: headers and the like.
 const RESPONSE_SLACK_BYTES: usize = 1 << 20;
 
 enum Handle {
+    Get(TypedFunc<GetParams, RequestResult>),
     Request(TypedFunc<RequestParams, RequestResult>),
     Hydrate(TypedFunc<HydrateParams, HydrateResult>),
 }
@@ -96,7 +99,8 @@ impl Instance {
             Err(_) => return Err(CallError::WallDeadline(limits.wall.as_millis())),
         };
         let handle = match operation {
-            Operation::Get | Operation::Put | Operation::Delete => instance
+            Operation::Get => instance.get_typed_func(&mut store, EXPORT).map(Handle::Get),
+            Operation::Put | Operation::Delete => instance
                 .get_typed_func(&mut store, EXPORT)
                 .map(Handle::Request),
             Operation::Hydrate => instance
@@ -135,16 +139,28 @@ impl Instance {
     async fn try_request(
         &mut self,
         request: Request,
-        incoming: Box<Incoming>,
+        mut incoming: Box<Incoming>,
     ) -> Result<Result<Answer, Failure>, CallError> {
+        let cached = incoming.cached.take();
         self.begin(Subject::Request(incoming));
-        let Handle::Request(handle) = &self.handle else {
-            return Err(CallError::Instantiate(
-                "a hydrate component cannot answer requests".into(),
-            ));
+        let result = match &self.handle {
+            Handle::Get(handle) => {
+                let data = self.store.data_mut();
+                let cached = cached.map(|state| data.give_state(state)).transpose();
+                let cached = cached.map_err(|error| CallError::Exceeded(error.to_string()))?;
+                let call = handle.call_async(&mut self.store, (request, cached));
+                drive(call, &self.meter, &self.engine).await
+            }
+            Handle::Request(handle) => {
+                let call = handle.call_async(&mut self.store, (request,));
+                drive(call, &self.meter, &self.engine).await
+            }
+            Handle::Hydrate(_) => {
+                return Err(CallError::Instantiate(
+                    "a hydrate component cannot answer requests".into(),
+                ));
+            }
         };
-        let call = handle.call_async(&mut self.store, (request,));
-        let result = drive(call, &self.meter, &self.engine).await;
         let (result,) = self.settle(result)?;
         let limits = self.engine.limits();
         let checked = match result {

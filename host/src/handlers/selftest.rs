@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::Method;
 use parking_lot::Mutex;
-use wasmtime::component::InstancePre;
 
 use super::engine::ServingEngine;
 use super::error::CallError;
@@ -18,8 +18,8 @@ use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
 use crate::clock::{Clock, SystemClock, SystemEntropy};
 use crate::log::{AppendError, Change, Log, ReadError, Receipt};
 use crate::model::{Condition, Key, Operation, Row, State, Value, Version};
-use crate::wit_host::bindings::tidepool::kv::types::{self, Consistency, Failure, Method, Request};
-use crate::wit_host::context::{Backends, Context, Incoming};
+use crate::wit_host::bindings::tidepool::kv::types::{self, Consistency, Failure, Request};
+use crate::wit_host::context::{Backends, Incoming};
 use crate::wit_host::wasi::HandlerOutput;
 
 /// The key that a self-test uses. A handler may know it.
@@ -32,15 +32,24 @@ pub const KEY: &str = "tidepool-self-test";
 /// It trapped, passed a limit, or answered `internal` or something that
 /// cannot be sent.
 pub async fn run(engine: &ServingEngine, loaded: &Loaded) -> Result<(), CallError> {
-    let mut instance = instance(engine, &loaded.pre, loaded.operation).await?;
+    let backends = backends()?;
+    let mut instance = instance(engine, loaded, Arc::clone(&backends)).await?;
     let failure = match loaded.operation {
         // The first finds the key in the log, the second in the cache.
-        Operation::Get => match get(&mut instance).await? {
-            None => get(&mut instance).await?,
+        Operation::Get => match get(&mut instance, &backends).await? {
+            None => get(&mut instance, &backends).await?,
             failed => failed,
         },
-        Operation::Put => request(&mut instance, Method::Put, br#"{"value":"self-test"}"#).await?,
-        Operation::Delete => request(&mut instance, Method::Delete, b"").await?,
+        Operation::Put => {
+            request(
+                &mut instance,
+                Method::PUT,
+                br#"{"value":"self-test"}"#,
+                None,
+            )
+            .await?
+        }
+        Operation::Delete => request(&mut instance, Method::DELETE, b"", None).await?,
         Operation::Hydrate => instance.decide(&batch()?).await?.err(),
     };
     match failure {
@@ -57,40 +66,46 @@ pub async fn run(engine: &ServingEngine, loaded: &Loaded) -> Result<(), CallErro
 
 async fn instance(
     engine: &ServingEngine,
-    pre: &InstancePre<Context>,
-    operation: Operation,
+    loaded: &Loaded,
+    backends: Arc<Backends>,
 ) -> Result<Instance, CallError> {
     Instance::new(
         engine,
-        pre,
-        operation,
-        backends()?,
+        &loaded.pre,
+        loaded.operation,
+        backends,
         HandlerOutput::new(|line| tracing::info!(target: "handler", "self-test: {line}")),
         u32::MAX,
     )
     .await
 }
 
-async fn get(instance: &mut Instance) -> Result<Option<Failure>, CallError> {
-    request(instance, Method::Get, b"").await
+async fn get(
+    instance: &mut Instance,
+    backends: &Arc<Backends>,
+) -> Result<Option<Failure>, CallError> {
+    let cached = backends.cache.lookup_now(KEY, None);
+    request(instance, Method::GET, b"", cached).await
 }
 
 async fn request(
     instance: &mut Instance,
     method: Method,
     body: &'static [u8],
+    cached: Option<State>,
 ) -> Result<Option<Failure>, CallError> {
     let request = Request {
-        method,
         consistency: Consistency::Cached,
         condition: types::Condition::None,
         accept: None,
     };
-    let (parts, ()) = http::Request::new(()).into_parts();
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = method;
     let incoming = Box::new(Incoming {
         key: key()?,
         parts,
         body: Bytes::from_static(body),
+        cached,
     });
     Ok(instance.request(request, incoming).await?.err())
 }

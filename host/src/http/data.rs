@@ -21,7 +21,7 @@ use crate::handlers::answer::{Answer, AnswerBody};
 use crate::handlers::error::CallError;
 use crate::handlers::registry::Registry;
 use crate::handlers::revision::Revision;
-use crate::model::{Condition, Consistency, Operation, Tags, Version};
+use crate::model::{Condition, Consistency, Operation, State, Tags, Version};
 use crate::wit_host::bindings::tidepool::kv::types::{self as wit, CacheStatus, Failure};
 use crate::wit_host::context::Incoming;
 
@@ -65,6 +65,7 @@ impl DataPlane {
             Ok(Route::Kv(kv)) if kv.operation == Operation::Get => {
                 let head = kv.head;
                 let incoming = Box::new(Incoming {
+                    cached: inner.cached(&kv),
                     key: kv.key.clone(),
                     parts,
                     body: Bytes::new(),
@@ -79,7 +80,7 @@ impl DataPlane {
                 })
             }
             Ok(Route::Kv(kv)) => Box::pin(inner.write(kv, parts, body)),
-            Ok(Route::Healthz) => ready(probe(
+            Ok(Route::Healthz) => ready(respond::json(
                 StatusCode::OK,
                 &serde_json::json!({"status": "alive"}),
             )),
@@ -90,7 +91,7 @@ impl DataPlane {
                 } else {
                     StatusCode::SERVICE_UNAVAILABLE
                 };
-                ready(probe(status, &report))
+                ready(respond::json(status, &report))
             }
             Err(error) => {
                 let unread = !body.is_end_stream();
@@ -121,6 +122,7 @@ impl Inner {
             key: kv.key.clone(),
             parts,
             body,
+            cached: None,
         });
         let writing = tokio::spawn(async move { self.call(kv, incoming).await });
         writing.await.unwrap_or_else(|error| {
@@ -128,6 +130,17 @@ impl Inner {
             let detail = "the host failed in the middle of the write; read the key to see whether it happened";
             Problem::new(Kind::OutcomeUnknown, detail).into_answer()
         })
+    }
+
+    /// What the cache has at hand, as fresh as the request asks.
+    fn cached(&self, kv: &KvRequest) -> Option<State> {
+        let at_least = match kv.consistency {
+            Consistency::Cached => None,
+            Consistency::AtLeast(version) => Some(version),
+            Consistency::Log => return None,
+        };
+        let cache = &self.region.backends.cache;
+        cache.lookup_now(kv.key.as_str(), at_least)
     }
 
     async fn call(&self, kv: KvRequest, incoming: Box<Incoming>) -> respond::Answer {
@@ -150,19 +163,9 @@ pub fn max_body_bytes(max_value_bytes: usize) -> usize {
         .saturating_add(ENVELOPE_SLACK_BYTES)
 }
 
-fn probe(status: StatusCode, document: &impl serde::Serialize) -> respond::Answer {
-    respond::json(status, document)
-}
-
 /// A routed request as components see it.
 fn request(kv: KvRequest) -> wit::Request {
     wit::Request {
-        method: match (kv.operation, kv.head) {
-            (Operation::Get, true) => wit::Method::Head,
-            (Operation::Get | Operation::Hydrate, _) => wit::Method::Get,
-            (Operation::Put, _) => wit::Method::Put,
-            (Operation::Delete, _) => wit::Method::Delete,
-        },
         consistency: match kv.consistency {
             Consistency::Cached => wit::Consistency::Cached,
             Consistency::AtLeast(version) => wit::Consistency::AtLeast(version.0),

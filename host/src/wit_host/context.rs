@@ -43,6 +43,8 @@ pub struct StoredValue {
     pub bytes: Bytes,
     /// The media type it is stored with.
     pub content_type: Option<Arc<str>>,
+    /// When it stops existing, microseconds since the Unix epoch.
+    pub expires_at: Option<i64>,
 }
 
 /// An HTTP request, body included.
@@ -53,6 +55,8 @@ pub struct Incoming {
     pub parts: Parts,
     /// The whole body.
     pub body: Bytes,
+    /// What the cache has for the key, for a `get` component.
+    pub cached: Option<State>,
 }
 
 /// What a call is about.

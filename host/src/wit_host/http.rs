@@ -9,6 +9,12 @@ use super::bindings::tidepool::kv::http::Host;
 use super::context::{Context, Incoming, OutsideCall, StoredValue, Subject};
 
 impl Host for Context {
+    fn method(&mut self) -> Result<String> {
+        let method = self.incoming()?.parts.method.as_str().to_owned();
+        self.charge(method.len())?;
+        Ok(method)
+    }
+
     fn key(&mut self) -> Result<String> {
         let key = self.incoming()?.key.as_str().to_owned();
         self.charge(key.len())?;
@@ -60,10 +66,11 @@ impl Host for Context {
     fn body_value(&mut self) -> Result<Resource<StoredValue>> {
         self.charge(0)?;
         let bytes = self.incoming()?.body.clone();
-        self.give_value(StoredValue {
+        Ok(self.give_value(StoredValue {
             bytes,
             content_type: None,
-        })
+            expires_at: None,
+        })?)
     }
 }
 

@@ -36,7 +36,7 @@ impl log_reader::HostLatest for Context {
     fn state(&mut self, latest: Resource<State>) -> Result<WitState> {
         self.charge(0)?;
         let state = self.readings.get(latest.rep())?.clone();
-        self.give_state(state)
+        Ok(self.give_state(state)?)
     }
 
     fn drop(&mut self, latest: Resource<State>) -> Result<()> {

@@ -5,7 +5,7 @@ use wasmtime::Result;
 use wasmtime::component::Resource;
 
 use super::bindings::tidepool::kv::types as wit;
-use super::context::{Context, StoredValue};
+use super::context::{Context, Exceeded, StoredValue};
 use crate::model::{Condition, State, Tags, Version};
 
 impl wit::Host for Context {}
@@ -13,10 +13,11 @@ impl wit::Host for Context {}
 impl wit::HostValue for Context {
     fn new(&mut self, bytes: Vec<u8>) -> Result<Resource<StoredValue>> {
         self.charge(bytes.len())?;
-        self.give_value(StoredValue {
+        Ok(self.give_value(StoredValue {
             bytes: Bytes::from(bytes),
             content_type: None,
-        })
+            expires_at: None,
+        })?)
     }
 
     fn size(&mut self, value: Resource<StoredValue>) -> Result<u32> {
@@ -30,6 +31,11 @@ impl wit::HostValue for Context {
         Ok(bytes.into())
     }
 
+    fn expires_at(&mut self, value: Resource<StoredValue>) -> Result<Option<i64>> {
+        self.charge(0)?;
+        Ok(self.values.get(value.rep())?.expires_at)
+    }
+
     fn drop(&mut self, value: Resource<StoredValue>) -> Result<()> {
         // A handle kept over the end of its call is void already.
         let _ = self.values.take(value.rep());
@@ -38,25 +44,27 @@ impl wit::HostValue for Context {
 }
 
 impl Context {
-    pub(super) fn give_value(&mut self, value: StoredValue) -> Result<Resource<StoredValue>> {
+    pub(super) fn give_value(
+        &mut self,
+        value: StoredValue,
+    ) -> Result<Resource<StoredValue>, Exceeded> {
         Ok(Resource::new_own(self.values.push(value)?))
     }
 
     /// A state as components see it.
-    pub(super) fn give_state(&mut self, state: State) -> Result<wit::State> {
+    pub fn give_state(&mut self, state: State) -> Result<wit::State, Exceeded> {
         Ok(match state {
             State::Live { version, value } => {
                 let content_type = value.content_type.as_deref().map(str::to_owned);
-                let expires_at = value.expires_at;
                 let stored = StoredValue {
                     bytes: value.bytes,
                     content_type: value.content_type,
+                    expires_at: value.expires_at,
                 };
                 wit::State::Live(wit::Entry {
                     version: version.0,
                     value: self.give_value(stored)?,
                     content_type,
-                    expires_at,
                 })
             }
             State::Deleted { version } => wit::State::Deleted(version.0),

@@ -3,7 +3,7 @@
 
 use wasmtime::component::Linker;
 
-use super::bindings::tidepool::kv::types::{Failure, Request, Response};
+use super::bindings::tidepool::kv::types::{Failure, Request, Response, State};
 use super::bindings::tidepool::kv::{
     cache, feed, http, log_delete, log_put, log_reader, log_types, types,
 };
@@ -19,9 +19,12 @@ pub const PACKAGE: &str = "tidepool:kv";
 /// Version of [`PACKAGE`].
 pub const PACKAGE_VERSION: &str = "0.1.0";
 
-/// Parameters of `handle` in the worlds `get`, `put` and `delete`.
+/// Parameters of `handle` in the world `get`. They fit the 16 values that cross
+/// the border without memory of the component's.
+pub type GetParams = (Request, Option<State>);
+/// Parameters of `handle` in the worlds `put` and `delete`.
 pub type RequestParams = (Request,);
-/// Result of `handle` in those worlds.
+/// Result of `handle` in these three.
 pub type RequestResult = (Result<Response, Failure>,);
 /// Parameters of `handle` in the world `hydrate`.
 pub type HydrateParams = (Vec<feed::Change>,);

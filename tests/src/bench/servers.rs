@@ -23,7 +23,7 @@ use tidepool::http::route::{self, Route};
 use tidepool::http::server::{BoxFuture, ConnectionLimits, Server};
 use tidepool::model::{Key, Operation, State};
 use tidepool::wit_host::bindings::tidepool::kv::types::{
-    self, CacheStatus, Condition, Consistency, Method,
+    self, CacheStatus, Condition, Consistency,
 };
 use tidepool::wit_host::context::{self, Backends, StoredValue};
 use tokio::net::TcpListener;
@@ -109,7 +109,6 @@ impl Servers {
         for _ in 0..CALLS {
             let (parts, ()) = Request::new(()).into_parts();
             let request = types::Request {
-                method: Method::Get,
                 consistency: Consistency::Cached,
                 condition: Condition::None,
                 accept: None,
@@ -118,6 +117,7 @@ impl Servers {
                 key: key.clone(),
                 parts,
                 body: Bytes::new(),
+                cached: self.app.backends[0].cache.lookup_now(key.as_str(), None),
             });
             let revision = self.app.registry.current(0, Operation::Get);
             match revision.request(request, incoming).await? {
@@ -187,6 +187,7 @@ async fn native_get(backends: Arc<Backends>, request: Request<Incoming>) -> Resp
         body: AnswerBody::Envelope(StoredValue {
             bytes: value.bytes,
             content_type: value.content_type,
+            expires_at: value.expires_at,
         }),
     };
     answered(answer, kv.key.as_str())
