@@ -84,7 +84,7 @@ impl App {
     /// # Errors
     ///
     /// See [`AppError`]; nothing is left running then.
-    pub async fn start(settings: &Settings) -> Result<App, AppError> {
+    pub async fn dev(settings: &Settings) -> Result<App, AppError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         // The addresses first: a port in use is the commonest mistake, and

@@ -6,11 +6,15 @@
 //! plane cannot be reached or did not answer.
 
 mod client;
+mod config;
 mod deploy;
 mod dev;
 mod handlers;
 mod output;
 mod rollback;
+mod running;
+mod serve;
+mod settings;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -34,6 +38,8 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Dev(dev::Args),
+    Serve(serve::Args),
+    Config(config::Args),
     Deploy(deploy::Args),
     Handlers(handlers::Args),
     Rollback(rollback::Args),
@@ -71,6 +77,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::Dev(args) => dev::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Config(args) => config::run(args),
         Command::Deploy(args) => deploy::run(&args),
         Command::Handlers(args) => handlers::run(&args),
         Command::Rollback(args) => rollback::run(&args),
@@ -150,7 +158,7 @@ mod tests {
             (&["deploy", "get"], "<FILE>"),
             (&["rollback", "get", "--to", "0"], "--to"),
             (&["dev", "--set", "limits.cpu"], "key=value"),
-            (&["serve"], "serve"),
+            (&["srve"], "srve"),
         ] {
             let line = usage_line(&parse(args).unwrap_err());
             assert!(

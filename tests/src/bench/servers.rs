@@ -57,7 +57,7 @@ impl Servers {
             .regions
             .iter_mut()
             .for_each(|region| region.listen = ANY_PORT);
-        let app = App::start(&settings).await?;
+        let app = App::dev(&settings).await?;
         let (stop, stopped) = watch::channel(false);
         let native = Server::bind(ANY_PORT)?;
         let native_address = native.local_addr();
