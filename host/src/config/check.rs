@@ -5,7 +5,9 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::units::size;
-use super::{Admin, Cache, Feed, Handlers, Http, KIB, Limits, Log, MIB, RegionSetting, Settings};
+use super::{
+    Admin, Cache, Database, Feed, Handlers, Http, KIB, Limits, Log, MIB, RegionSetting, Settings,
+};
 use crate::model::MAX_VALUE_BYTES_CEILING;
 
 /// Most regions in one process.
@@ -19,6 +21,9 @@ pub const MIN_TOKEN_BYTES: usize = 16;
 
 /// Largest component that a configuration may allow, in bytes.
 pub const MAX_COMPONENT_BYTES_CEILING: usize = 256 * MIB;
+
+/// Most connections that reads share: one carries many requests at once.
+const MAX_DATABASE_CONNECTIONS: usize = 64;
 
 /// Longest duration that a setting may have: a day.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -72,6 +77,7 @@ impl Settings {
         check_regions(&self.regions)?;
         check_admin(&self.admin)?;
         check_http(&self.http)?;
+        check_database(&self.database)?;
         check_cache(&self.cache)?;
         check_log(&self.log)?;
         check_feed(&self.feed)?;
@@ -159,6 +165,18 @@ fn check_http(http: &Http) -> Checked {
     time("http.body_timeout", http.body_timeout)?;
     time("http.idle_timeout", http.idle_timeout)?;
     time("http.drain_timeout", http.drain_timeout)
+}
+
+fn check_database(database: &Database) -> Checked {
+    if !(1..=MAX_DATABASE_CONNECTIONS).contains(&database.connections) {
+        return Err(invalid(
+            "database.connections",
+            database.connections,
+            format!("use 1 to {MAX_DATABASE_CONNECTIONS}"),
+        ));
+    }
+    time("database.connect_timeout", database.connect_timeout)?;
+    time("database.request_timeout", database.request_timeout)
 }
 
 fn check_cache(cache: &Cache) -> Checked {
