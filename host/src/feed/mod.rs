@@ -12,6 +12,7 @@
 //! - keep [`Feed::next`] cancel-safe: a dropped call loses no row;
 //! - bound what it buffers, and wait when its reader does.
 
+pub mod postgres;
 pub mod sqlite;
 
 #[cfg(test)]
