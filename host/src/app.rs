@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::Request;
 use hyper::body::Incoming;
@@ -9,10 +10,14 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
+use crate::cache::redis::{RedisCache, RedisCacheError, RedisCacheSettings};
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::Settings;
 use crate::defaults;
+use crate::doctor;
 use crate::feed::FeedSource;
+use crate::feed::cockroach::{CockroachFeedSettings, CockroachFeedSource};
+use crate::feed::postgres::{PostgresFeedSettings, PostgresFeedSource};
 use crate::feed::sqlite::{SqliteFeedSettings, SqliteFeedSource};
 use crate::handlers::engine::{EngineError, ServingEngine};
 use crate::handlers::load::{LoadError, Loader};
@@ -26,8 +31,10 @@ use crate::http::server::{BindError, BoxFuture, ConnectionLimits, Server};
 use crate::hydrate::component::ComponentDecide;
 use crate::hydrate::{Hydrator, HydratorSettings, HydratorStatus};
 use crate::log::Log;
+use crate::log::sql::{MigrateError, SqlLog};
 use crate::log::sqlite::{OpenError, SqliteDatabase, SqliteLog, SqliteSettings};
 use crate::model::Operation;
+use crate::sql::{ServerKind, SqlConfig, UrlError};
 use crate::watch as folder;
 use crate::wit_host::context::Backends;
 
@@ -49,13 +56,28 @@ pub enum AppError {
     /// The deployed handlers.
     #[error(transparent)]
     Deploy(#[from] DeployError),
+    /// The URL of the database.
+    #[error(transparent)]
+    DatabaseUrl(#[from] UrlError),
+    /// The database, or its tables.
+    #[error(transparent)]
+    Database(#[from] MigrateError),
+    /// The Redis, or its URL.
+    #[error(transparent)]
+    Redis(#[from] RedisCacheError),
 }
+
+/// What a feed that watches over its own silence is given on top of that, before
+/// the hydrator takes it for lost.
+const FEED_GRACE: Duration = Duration::from_secs(5);
 
 /// What a region is made of.
 struct Parts {
     name: Arc<str>,
     server: Server,
     feed: Arc<dyn FeedSource>,
+    /// When a feed that says nothing is taken for lost.
+    silence: Duration,
     backends: Arc<Backends>,
 }
 
@@ -108,6 +130,7 @@ impl App {
             name: Arc::from(&*region.name),
             server,
             feed: Arc::clone(&feed),
+            silence: HydratorSettings::default().silence,
             backends: Arc::new(Backends {
                 log: Arc::clone(&log),
                 cache: Arc::new(MemoryCache::new(
@@ -120,6 +143,61 @@ impl App {
             }),
         });
         App::run(settings, admin, database, parts.collect(), clock, entropy).await
+    }
+
+    /// Starts one region on a database and a Redis. The database must answer;
+    /// a Redis that cannot be reached yet is waited for while the log answers.
+    ///
+    /// # Errors
+    ///
+    /// See [`AppError`]; nothing is left running then.
+    pub async fn serve(settings: &Settings) -> Result<App, AppError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        let admin = Server::bind(settings.admin.listen)?;
+        let server = Server::bind(settings.listen)?;
+        let redis = RedisCacheSettings::new(settings)?;
+        let cache = RedisCache::new(redis, Arc::clone(&clock), Arc::clone(&entropy))?;
+        let deployments =
+            SqliteDatabase::open(&settings.data, Arc::clone(&clock), log_settings(settings))?;
+
+        let sql = SqlConfig::new(&settings.database)?;
+        let log = SqlLog::open(sql.clone(), &settings.log, Arc::clone(&entropy)).await?;
+        let (feed, patience): (Arc<dyn FeedSource>, _) = match log.server() {
+            ServerKind::Postgres { .. } => {
+                let bounds = postgres_feed_settings(settings);
+                let feed = PostgresFeedSource::new(sql, bounds);
+                (Arc::new(feed), HydratorSettings::default().silence)
+            }
+            ServerKind::Cockroach { .. } => {
+                doctor::tune_feed(&sql).await;
+                let bounds = cockroach_feed_settings(settings);
+                // Silence is the feed's own business first.
+                let patience = bounds.longest_wait() + FEED_GRACE;
+                (Arc::new(CockroachFeedSource::new(sql, bounds)), patience)
+            }
+        };
+        match cache.first_connection().await {
+            Ok(()) => {}
+            Err(error) if error.needs_a_change() => return Err(error.into()),
+            Err(error) => tracing::warn!(
+                %error,
+                "Redis cannot be reached; the log answers until it can"
+            ),
+        }
+        let parts = Parts {
+            name: Arc::from(&*settings.region),
+            server,
+            feed,
+            silence: patience,
+            backends: Arc::new(Backends {
+                log: Arc::new(log),
+                cache: Arc::new(cache),
+                clock: Arc::clone(&clock),
+                max_value_bytes: settings.http.max_value_bytes,
+            }),
+        };
+        App::run(settings, admin, deployments, vec![parts], clock, entropy).await
     }
 
     /// Runs regions whose addresses are bound and whose backends are open.
@@ -152,6 +230,7 @@ impl App {
                 name,
                 server,
                 feed,
+                silence,
                 backends,
             } = part;
             let status = Arc::new(HydratorStatus::default());
@@ -165,7 +244,10 @@ impl App {
                 }),
                 status: Arc::clone(&status),
                 entropy: Arc::clone(&entropy),
-                settings: HydratorSettings::default(),
+                settings: HydratorSettings {
+                    silence,
+                    ..HydratorSettings::default()
+                },
             };
             app.following
                 .push(tokio::spawn(hydrator.run(follow_rx.clone())));
@@ -283,6 +365,23 @@ fn feed_settings(settings: &Settings) -> SqliteFeedSettings {
         batch_rows: settings.feed.batch_rows,
         batch_bytes: settings.feed.batch_bytes,
         resolved_every: settings.feed.resolved_interval,
+    }
+}
+
+fn postgres_feed_settings(settings: &Settings) -> PostgresFeedSettings {
+    PostgresFeedSettings {
+        batch_rows: settings.feed.batch_rows,
+        batch_bytes: settings.feed.batch_bytes,
+        resolved_every: settings.feed.resolved_interval,
+    }
+}
+
+fn cockroach_feed_settings(settings: &Settings) -> CockroachFeedSettings {
+    CockroachFeedSettings {
+        batch_rows: settings.feed.batch_rows,
+        batch_bytes: settings.feed.batch_bytes,
+        resolved_every: settings.feed.resolved_interval,
+        ..CockroachFeedSettings::default()
     }
 }
 

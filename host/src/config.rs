@@ -66,11 +66,16 @@ macro_rules! settings {
 settings! {
     /// All settings of a host.
     Settings {
-        /// The folder of the log and of the deployed handlers. Made when missing.
+        /// The folder of the deployed handlers, and of the log when it is embedded.
+        /// Made when missing.
         data: PathBuf = PathBuf::from("tidepool-data"),
-        /// The regions, each `name=address`; 1 to 16. A name is 1 to 63 of
+        /// The regions of `tidepool dev`, each `name=address`; 1 to 16. A name is 1 to 63 of
         /// `a`-`z`, `0`-`9` and `-`; port 0 takes any free port.
         regions: Vec<RegionSetting> = default_regions(),
+        /// The region that `tidepool serve` is: 1 to 63 of `a`-`z`, `0`-`9` and `-`.
+        region: String = "local".to_owned(),
+        /// Where the data plane of `tidepool serve` listens.
+        listen: SocketAddr = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)),
         /// A folder to watch: a component `get.wasm`, `put.wasm`, `delete.wasm`
         /// or `hydrate.wasm` that changes there is deployed to all regions.
         /// Nothing is watched when it is not set.
@@ -79,6 +84,8 @@ settings! {
         admin: Admin = Admin::default(),
         /// The data plane.
         http: Http = Http::default(),
+        /// The database of the log.
+        database: Database = Database::default(),
         /// The cache of each region.
         cache: Cache = Cache::default(),
         /// Appending to the log.
@@ -123,6 +130,30 @@ settings! {
         /// How long requests in flight may take to finish when the host stops.
         #[serde(with = "duration")]
         drain_timeout: Duration = Duration::from_secs(10),
+    }
+}
+
+settings! {
+    /// `[database]`: the database of the log.
+    Database {
+        /// PostgreSQL 15 or CockroachDB v22.1, or newer, as
+        /// `postgresql://user:password@host1:26257,host2:26257/name?sslmode=verify-full`
+        /// with libpq's parameters `sslmode`, `sslrootcert`, `sslcert`, `sslkey`
+        /// and others; the hosts are tried in their order. The embedded log is
+        /// used when it is not set. Never printed.
+        url: Option<Secret> = None,
+        /// Connections that reads share; 1 to 64. Writes and feeds have their
+        /// own.
+        connections: usize = 4,
+        /// How long connecting to one host may take, unless the URL says it
+        /// (`connect_timeout`).
+        #[serde(with = "duration")]
+        connect_timeout: Duration = Duration::from_secs(5),
+        /// How long one request to the database may take. A write may wait this
+        /// long to be sent, this long to be answered, and once more when the
+        /// connection is lost meanwhile and its outcome has to be looked up.
+        #[serde(with = "duration")]
+        request_timeout: Duration = Duration::from_secs(5),
     }
 }
 

@@ -24,6 +24,7 @@
 //!
 //! # Layout
 //!
+//! [`sql`] is how log and feed speak to PostgreSQL and CockroachDB.
 //! [`config`] is what can be set, [`app`] turns it into running regions and is
 //! the only place that names backends. [`model`] and [`clock`] are the words,
 //! time and chance that all share. Imports point one way: `http` and `hydrate`
@@ -35,11 +36,13 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod defaults;
+pub mod doctor;
 pub mod feed;
 pub mod handlers;
 pub mod http;
 pub mod hydrate;
 pub mod log;
 pub mod model;
+pub mod sql;
 pub mod watch;
 pub mod wit_host;

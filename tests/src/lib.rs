@@ -17,7 +17,8 @@
 //!   dropping it kills it, and when a test has failed prints what it logged
 //! - [`log`]: what it says, to wait for
 //! - [`client`]: requests to one address, and answers that can be asserted on
-//! - [`servers`]: real databases and caches, started for one test
+//! - [`servers`]: real databases and caches, started for one test, and a stand-in
+//!   that plays recorded conversations
 //! - [`wire`]: the same without an HTTP library, for what none would send
 //! - [`command`]: one run of the command line
 //! - [`built`]: where the binary and the components of the tests are

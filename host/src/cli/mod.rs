@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod deploy;
 mod dev;
+mod doctor;
 mod handlers;
 mod output;
 mod rollback;
@@ -41,6 +42,7 @@ enum Command {
     Serve(serve::Args),
     Config(config::Args),
     Deploy(deploy::Args),
+    Doctor(doctor::Args),
     Handlers(handlers::Args),
     Rollback(rollback::Args),
 }
@@ -80,6 +82,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Config(args) => config::run(args),
         Command::Deploy(args) => deploy::run(&args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Handlers(args) => handlers::run(&args),
         Command::Rollback(args) => rollback::run(&args),
     };

@@ -33,9 +33,14 @@ pub(super) struct RegionArgs {
 impl RegionArgs {
     /// The settings, checked as those of a region over real servers.
     pub(super) fn settings(self) -> Result<Settings, CliError> {
-        let settings = load(&self.sources()?).map_err(running::failed)?;
+        let settings = self.unchecked()?;
         settings.check_serve().map_err(running::failed)?;
         Ok(settings)
+    }
+
+    /// The settings, whether or not they name the servers.
+    pub(super) fn unchecked(self) -> Result<Settings, CliError> {
+        load(&self.sources()?).map_err(running::failed)
     }
 
     fn sources(self) -> Result<Sources, CliError> {

@@ -5,7 +5,9 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::units::size;
-use super::{Admin, Cache, Feed, Handlers, Http, KIB, Limits, Log, MIB, RegionSetting, Settings};
+use super::{
+    Admin, Cache, Database, Feed, Handlers, Http, KIB, Limits, Log, MIB, RegionSetting, Settings,
+};
 use crate::model::MAX_VALUE_BYTES_CEILING;
 
 /// Most regions in one process.
@@ -19,6 +21,9 @@ pub const MIN_TOKEN_BYTES: usize = 16;
 
 /// Largest component that a configuration may allow, in bytes.
 pub const MAX_COMPONENT_BYTES_CEILING: usize = 256 * MIB;
+
+/// Most connections that reads share: one carries many requests at once.
+const MAX_DATABASE_CONNECTIONS: usize = 64;
 
 /// Longest duration that a setting may have: a day.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -69,15 +74,55 @@ impl Settings {
                 "name a folder, or leave it out to watch none",
             ));
         }
+        check_region_name("region", &self.region, &self.region)?;
         check_regions(&self.regions)?;
         check_admin(&self.admin)?;
         check_http(&self.http)?;
+        check_database(&self.database)?;
         check_cache(&self.cache)?;
         check_log(&self.log)?;
         check_feed(&self.feed)?;
         check_handlers(&self.handlers)?;
         check_limits(&self.limits, self.http.max_value_bytes)
     }
+}
+
+impl Settings {
+    /// Refuses settings that `tidepool serve` cannot run with, beside what
+    /// [`Settings::check`] refuses.
+    pub fn check_serve(&self) -> Checked {
+        let missing = [
+            (
+                "database.url",
+                &self.database.url,
+                "set it, or DATABASE_URL, to postgresql://user:password@host:26257/database",
+            ),
+            (
+                "redis.url",
+                &self.redis.url,
+                "set it, or REDIS_URL, to redis://host:6379",
+            ),
+        ];
+        for (key, url, advice) in missing {
+            if url.is_none() {
+                let advice = format!("{advice}; without servers run `tidepool dev`");
+                return Err(invalid(key, "(not set)", advice));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_region_name(key: &'static str, name: &str, shown: impl Display) -> Checked {
+    let well_named = (1..=MAX_REGION_NAME_BYTES).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    if well_named {
+        return Ok(());
+    }
+    let advice = format!("name it with 1 to {MAX_REGION_NAME_BYTES} of a-z, 0-9 and -");
+    Err(invalid(key, shown, advice))
 }
 
 fn check_regions(regions: &[RegionSetting]) -> Checked {
@@ -96,15 +141,7 @@ fn check_regions(regions: &[RegionSetting]) -> Checked {
         ));
     }
     for (place, region) in regions.iter().enumerate() {
-        let well_named = (1..=MAX_REGION_NAME_BYTES).contains(&region.name.len())
-            && region
-                .name
-                .bytes()
-                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-        if !well_named {
-            let advice = format!("name it with 1 to {MAX_REGION_NAME_BYTES} of a-z, 0-9 and -");
-            return Err(invalid("regions", region, advice));
-        }
+        check_region_name("regions", &region.name, region)?;
         let before = &regions[..place];
         if before.iter().any(|other| other.name == region.name) {
             return Err(invalid(
@@ -159,6 +196,18 @@ fn check_http(http: &Http) -> Checked {
     time("http.body_timeout", http.body_timeout)?;
     time("http.idle_timeout", http.idle_timeout)?;
     time("http.drain_timeout", http.drain_timeout)
+}
+
+fn check_database(database: &Database) -> Checked {
+    if !(1..=MAX_DATABASE_CONNECTIONS).contains(&database.connections) {
+        return Err(invalid(
+            "database.connections",
+            database.connections,
+            format!("use 1 to {MAX_DATABASE_CONNECTIONS}"),
+        ));
+    }
+    time("database.connect_timeout", database.connect_timeout)?;
+    time("database.request_timeout", database.request_timeout)
 }
 
 fn check_cache(cache: &Cache) -> Checked {

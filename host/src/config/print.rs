@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::{Admin, Cache, Feed, Handlers, Http, Limits, Log, Settings, env_name};
+use super::{Admin, Cache, Database, Feed, Handlers, Http, Limits, Log, Settings, env_name};
 
 impl Settings {
     /// All settings, each with its documentation and its variable.
@@ -40,6 +40,7 @@ fn section_docs(section: &str) -> &'static [(&'static str, &'static [&'static st
     match section {
         "admin" => Admin::DOCS,
         "http" => Http::DOCS,
+        "database" => Database::DOCS,
         "cache" => Cache::DOCS,
         "log" => Log::DOCS,
         "feed" => Feed::DOCS,

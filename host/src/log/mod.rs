@@ -15,6 +15,7 @@
 //! It MUST NOT touch a cache.
 
 pub mod schema;
+pub mod sql;
 pub mod sqlite;
 
 #[cfg(test)]

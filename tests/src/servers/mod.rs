@@ -3,3 +3,5 @@
 //!
 //! A server whose program is missing is a failed test, never a skipped one:
 //! `make init` installs it.
+
+pub mod pgwire;

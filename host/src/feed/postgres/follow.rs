@@ -1,0 +1,442 @@
+//! The feed itself: one connection, a walk over all keys when there is no position,
+//! and then ranges of transactions, each streamed in batches. State changes only
+//! after the last `await` of a call: a dropped call goes on where it was.
+
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use futures_util::future::join;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, RowStream, Statement};
+
+use super::PostgresFeedSettings;
+use super::horizon::Horizon;
+use super::snapshot::Snapshot;
+use crate::feed::{Event, Feed, FeedError, Position};
+use crate::log::sql::rows::{COLUMN_COUNT, COLUMNS, decode};
+use crate::log::sql::statements::CHANNEL;
+use crate::model::Row;
+use crate::sql::{ConnectionTask, ServerKind, SqlConfig, connect_dedicated};
+
+/// Keys that one statement walks over.
+const SCAN_KEYS: i64 = 4096;
+
+/// Transactions that one statement looks at, at first: where a feed that has been
+/// away for long can be resumed in between. It doubles while nothing is found.
+const STRIDE: i64 = 4096;
+
+/// What a position is of: the cluster and its history since a standby last took
+/// over, the database, the table.
+const IDENTITY: &str = "SELECT concat_ws('-',
+        (SELECT system_identifier FROM pg_control_system()),
+        substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
+        (SELECT oid FROM pg_database WHERE datname = current_database()),
+        'kv_log'::regclass::oid),
+    'kv_log'::regclass::oid";
+
+/// See `horizon.rs`. `$1`: the table.
+const HOLDERS: &str = "SELECT (extract(epoch FROM statement_timestamp()) * 1000000)::int8,
+    ARRAY(SELECT DISTINCT virtualtransaction FROM pg_locks
+        WHERE locktype = 'relation' AND relation = $1 AND mode = 'RowExclusiveLock' AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+
+const SNAPSHOT: &str = "SELECT pg_current_snapshot()::text";
+
+/// The newest transaction before `$1` that has written.
+const NEWEST: &str = "SELECT max(xid) FROM kv_log WHERE xid < $1";
+
+/// Larger than every key: no UTF-8 has this byte.
+const ABOVE_ALL_KEYS: &[u8] = &[0xff];
+
+/// An open feed.
+pub(super) struct PostgresFeed {
+    client: Client,
+    notified: watch::Receiver<u64>,
+    /// It cuts the connection when the feed is dropped.
+    _task: ConnectionTask,
+    config: SqlConfig,
+    settings: PostgresFeedSettings,
+    statements: Statements,
+    identity: String,
+    table: u32,
+    stage: Stage,
+    /// What was delivered.
+    seen: Snapshot,
+    /// The newest transaction of which something was.
+    newest: i64,
+    horizon: Horizon,
+    /// What the next `Resolved` says; never goes back.
+    as_of: i64,
+    /// When an idle feed says `Resolved` again.
+    heartbeat: Instant,
+    /// What the statement under way gives.
+    stream: Option<Pin<Box<RowStream>>>,
+    /// Rows of the next batch.
+    batch: Vec<Row>,
+    batch_bytes: usize,
+    /// Whether there were rows since the last `Resolved`.
+    unresolved: bool,
+}
+
+struct Statements {
+    holders: Statement,
+    snapshot: Statement,
+    scan: Statement,
+    range: Statement,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    /// The newest rows of the keys below this one; `keys` of this page were taken.
+    Scan { below: Vec<u8>, keys: i64 },
+    /// What is new by a snapshot, some transactions at a time.
+    Range(Range),
+    /// Something was delivered: say so.
+    Resolve { then: Box<Stage> },
+    /// Take a snapshot.
+    Look,
+    /// Nothing is new.
+    Wait,
+}
+
+#[derive(Clone, Debug)]
+struct Range {
+    target: Snapshot,
+    /// What is complete when all of it was delivered.
+    as_of: i64,
+    stride: i64,
+    /// Whether this part had rows.
+    found: bool,
+}
+
+impl PostgresFeed {
+    pub async fn open(
+        config: &SqlConfig,
+        settings: PostgresFeedSettings,
+        after: Option<Position>,
+    ) -> Result<PostgresFeed, FeedError> {
+        let interrupted = |error: crate::sql::SqlError| FeedError::Interrupted(error.to_string());
+        let (client, task, kind) = connect_dedicated(config).await.map_err(interrupted)?;
+        if !matches!(kind, ServerKind::Postgres { .. }) {
+            return Err(FeedError::Interrupted(format!(
+                "the server is now {kind}, and was PostgreSQL; start this host anew"
+            )));
+        }
+        let opening = Self::start(client, task, config, settings, after);
+        match timeout(config.request_timeout, opening).await {
+            Ok(feed) => feed,
+            Err(_) => Err(interrupted(config.silent())),
+        }
+    }
+
+    async fn start(
+        client: Client,
+        task: ConnectionTask,
+        config: &SqlConfig,
+        settings: PostgresFeedSettings,
+        after: Option<Position>,
+    ) -> Result<PostgresFeed, FeedError> {
+        let failed = |error| FeedError::Interrupted(config.statement_error(&error).to_string());
+        // Before the first look: nothing can be committed unheard between the two.
+        let listen = format!("LISTEN {CHANNEL}");
+        client.batch_execute(&listen).await.map_err(failed)?;
+        let identity = client.query_one(IDENTITY, &[]).await.map_err(failed)?;
+        let table: u32 = identity.try_get(1).map_err(failed)?;
+        let identity: String = identity.try_get(0).map_err(failed)?;
+        let statements = Statements::prepare(&client).await.map_err(failed)?;
+        let mut feed = PostgresFeed {
+            notified: task.notifications(),
+            client,
+            _task: task,
+            config: config.clone(),
+            settings,
+            statements,
+            identity,
+            table,
+            stage: Stage::Look,
+            seen: Snapshot {
+                end: 0,
+                open: Vec::new(),
+            },
+            newest: 0,
+            horizon: Horizon::default(),
+            as_of: 0,
+            heartbeat: Instant::now(),
+            stream: None,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            unresolved: true,
+        };
+        let (as_of, now) = feed.look().await?;
+        match after {
+            None => {
+                let newest = feed.client.query_one(NEWEST, &[&now.end]).await;
+                let newest = newest.and_then(|row| row.try_get::<_, Option<i64>>(0));
+                feed.newest = newest.map_err(failed)?.unwrap_or(0);
+                feed.seen = now;
+                feed.as_of = as_of;
+                feed.stage = Stage::Scan {
+                    below: ABOVE_ALL_KEYS.to_vec(),
+                    keys: 0,
+                };
+            }
+            Some(position) => {
+                let lost = |why: String| FeedError::PositionLost(format!("{position}: {why}"));
+                let seen = Snapshot::decode(&position.0, &feed.identity).map_err(lost)?;
+                if seen.end > now.end {
+                    return Err(lost(format!(
+                        "the log is only at {}; it was restored from an older copy",
+                        now.end
+                    )));
+                }
+                feed.newest = seen.end - 1;
+                feed.seen = seen;
+            }
+        }
+        Ok(feed)
+    }
+
+    /// Up to when everything is seen by a snapshot, and that snapshot.
+    async fn look(&mut self) -> Result<(i64, Snapshot), FeedError> {
+        let parameters: [&(dyn ToSql + Sync); 1] = [&self.table];
+        // Two statements: the snapshot is taken after the holders are known.
+        let both = join(
+            self.client.query_one(&self.statements.holders, &parameters),
+            self.client.query_one(&self.statements.snapshot, &[]),
+        );
+        let (holders, snapshot) = self.in_time(both).await?;
+        let (holders, snapshot) = (self.done(holders)?, self.done(snapshot)?);
+        let now: i64 = self.done(holders.try_get(0))?;
+        let holders: Vec<String> = self.done(holders.try_get(1))?;
+        let text: &str = self.done(snapshot.try_get(0))?;
+        let snapshot = Snapshot::parse(text).ok_or_else(|| {
+            FeedError::Interrupted(format!("the server's snapshot cannot be read: {text}"))
+        })?;
+        Ok((self.horizon.look(now, holders), snapshot))
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, FeedError> {
+        let done = timeout(self.config.request_timeout, work).await;
+        done.map_err(|_| FeedError::Interrupted(self.config.silent().to_string()))
+    }
+
+    fn done<T>(&self, done: Result<T, tokio_postgres::Error>) -> Result<T, FeedError> {
+        done.map_err(|error| {
+            FeedError::Interrupted(self.config.statement_error(&error).to_string())
+        })
+    }
+
+    /// Starts a statement whose rows come one by one.
+    async fn stream(
+        &self,
+        statement: &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Pin<Box<RowStream>>, FeedError> {
+        let started = self.client.query_raw(statement, parameters.iter().copied());
+        let started = self.in_time(started).await?;
+        Ok(Box::pin(self.done(started)?))
+    }
+
+    /// Takes the next row of the statement under way into the batch.
+    async fn take(&mut self) -> Result<(), FeedError> {
+        let Some(stream) = &mut self.stream else {
+            return Ok(());
+        };
+        let next = timeout(self.config.request_timeout, stream.try_next()).await;
+        let next = next.map_err(|_| FeedError::Interrupted(self.config.silent().to_string()))?;
+        let Some(row) = self.done(next)? else {
+            self.stream = None;
+            self.ended();
+            return Ok(());
+        };
+        match &mut self.stage {
+            Stage::Scan { below, keys } => {
+                let key: Result<&[u8], _> = row.try_get(0);
+                *below = key
+                    .map_err(|error| FeedError::Interrupted(error.to_string()))?
+                    .to_vec();
+                *keys += 1;
+            }
+            Stage::Range(range) => {
+                range.found = true;
+                let transaction: i64 = self.done(row.try_get(COLUMN_COUNT))?;
+                self.newest = self.newest.max(transaction);
+            }
+            _ => {}
+        }
+        match decode(&row) {
+            Ok(row) => {
+                let value = row.value.as_ref().map_or(0, |value| value.bytes.len());
+                self.batch_bytes += std::mem::size_of::<Row>() + row.key.as_str().len() + value;
+                self.batch.push(row);
+                self.unresolved = true;
+            }
+            // Somebody else has written it; a feed that stops would help nobody.
+            Err(why) => tracing::error!(why, "a row of the log is skipped"),
+        }
+        Ok(())
+    }
+
+    /// The statement of this stage has given all its rows.
+    fn ended(&mut self) {
+        let then = match &mut self.stage {
+            Stage::Scan { keys, .. } if *keys >= SCAN_KEYS => {
+                *keys = 0;
+                return;
+            }
+            Stage::Scan { .. } => Stage::Look,
+            Stage::Range(range) => {
+                let until = range.until(&self.seen);
+                self.seen = range.target.before(until);
+                if until == range.target.end {
+                    self.as_of = self.as_of.max(range.as_of);
+                    Stage::Wait
+                } else {
+                    range.stride = match range.found {
+                        true => STRIDE,
+                        false => range.stride.saturating_mul(2),
+                    };
+                    range.found = false;
+                    Stage::Range(range.clone())
+                }
+            }
+            _ => return,
+        };
+        self.stage = self.say_so(then);
+    }
+
+    /// Says `Resolved` first, if there is something to say or it is time to.
+    fn say_so(&self, then: Stage) -> Stage {
+        match self.unresolved || Instant::now() >= self.heartbeat {
+            true => Stage::Resolve {
+                then: Box::new(then),
+            },
+            false => then,
+        }
+    }
+
+    /// The rows of the batch, unless it is empty.
+    fn flush(&mut self) -> Option<Event> {
+        self.batch_bytes = 0;
+        let rows = std::mem::take(&mut self.batch);
+        (!rows.is_empty()).then_some(Event::Rows(rows))
+    }
+
+    fn resolved(&mut self) -> Event {
+        self.heartbeat = Instant::now() + self.settings.resolved_every;
+        self.unresolved = false;
+        // See `snapshot.rs`: nothing above what is known to be on disk.
+        let position = self.seen.before(self.newest.saturating_add(1));
+        Event::Resolved {
+            position: Position(position.encode(&self.identity)),
+            as_of_micros: self.as_of,
+        }
+    }
+
+    /// Goes on with no statement under way; gives an event when one is due.
+    async fn step(&mut self) -> Result<Option<Event>, FeedError> {
+        match &self.stage {
+            Stage::Scan { below, .. } => {
+                let parameters: [&(dyn ToSql + Sync); 2] = [below, &SCAN_KEYS];
+                self.stream = Some(self.stream(&self.statements.scan, &parameters).await?);
+            }
+            Stage::Range(range) => {
+                let ended = self.seen.ended_by(&range.target);
+                let until = range.until(&self.seen);
+                let open = &range.target.open;
+                let parameters: [&(dyn ToSql + Sync); 4] = [&ended, &self.seen.end, &until, open];
+                self.stream = Some(self.stream(&self.statements.range, &parameters).await?);
+            }
+            Stage::Resolve { then } => {
+                if self.batch.is_empty() {
+                    self.stage = (**then).clone();
+                    return Ok(Some(self.resolved()));
+                }
+                return Ok(self.flush());
+            }
+            Stage::Look => {
+                self.notified.borrow_and_update();
+                let (as_of, target) = self.look().await?;
+                self.stage = if target == self.seen {
+                    self.as_of = self.as_of.max(as_of);
+                    self.say_so(Stage::Wait)
+                } else {
+                    Stage::Range(Range {
+                        target,
+                        as_of,
+                        stride: STRIDE,
+                        found: false,
+                    })
+                };
+            }
+            Stage::Wait => {
+                if let Ok(Err(_)) = timeout_at(self.heartbeat, self.notified.changed()).await {
+                    let lost = "the connection to the database was lost";
+                    return Err(FeedError::Interrupted(lost.into()));
+                }
+                self.stage = Stage::Look;
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Range {
+    /// The end of the next part.
+    fn until(&self, seen: &Snapshot) -> i64 {
+        let until = seen.end.saturating_add(self.stride);
+        until.min(self.target.end)
+    }
+}
+
+impl Statements {
+    async fn prepare(client: &Client) -> Result<Statements, tokio_postgres::Error> {
+        // One seek per key, past all its older versions: the newest row of the next
+        // key is the first one below, in this order.
+        let scan = format!(
+            "WITH RECURSIVE newest AS (
+                (SELECT {COLUMNS} FROM kv_log WHERE key < $1
+                    ORDER BY key DESC, version DESC LIMIT 1)
+                UNION ALL
+                SELECT next.* FROM newest CROSS JOIN LATERAL (
+                    SELECT {COLUMNS} FROM kv_log WHERE key < newest.key
+                    ORDER BY key DESC, version DESC LIMIT 1
+                ) AS next
+            ) SELECT * FROM newest LIMIT $2"
+        );
+        // `$1`: transactions by name; `$2` to `$3`: all of these, but not `$4`.
+        let range = format!(
+            "SELECT {COLUMNS}, xid FROM kv_log WHERE xid = ANY ($1::int8[])
+             UNION ALL
+             SELECT {COLUMNS}, xid FROM kv_log
+             WHERE xid >= $2 AND xid < $3 AND xid <> ALL ($4::int8[])"
+        );
+        Ok(Statements {
+            holders: client.prepare(HOLDERS).await?,
+            snapshot: client.prepare(SNAPSHOT).await?,
+            scan: client.prepare(&scan).await?,
+            range: client.prepare(&range).await?,
+        })
+    }
+}
+
+#[async_trait]
+impl Feed for PostgresFeed {
+    async fn next(&mut self) -> Result<Event, FeedError> {
+        loop {
+            let full = self.batch.len() >= self.settings.batch_rows
+                || self.batch_bytes >= self.settings.batch_bytes;
+            if full && let Some(rows) = self.flush() {
+                return Ok(rows);
+            }
+            if self.stream.is_some() {
+                self.take().await?;
+            } else if let Some(event) = self.step().await? {
+                return Ok(event);
+            }
+        }
+    }
+}

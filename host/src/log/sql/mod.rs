@@ -1,0 +1,195 @@
+//! The log in PostgreSQL or CockroachDB: what [`Log`](super::Log) asks for, in terms
+//! of batches and shared connections.
+//!
+//! - `migrate.rs`: the tables, and bringing a server to them
+//! - `statements.rs`: the SQL, for both dialects (pure)
+//! - `queue.rs`: which appends go together (pure)
+//! - `link.rs`: one connection that writes: a batch, its errors, its lost answers
+//! - `lane.rs`: a loop from the queue to a link, some of them beside each other
+//! - `rows.rs`: rows of `kv_log`, decoded (pure)
+
+mod lane;
+mod link;
+pub(crate) mod migrate;
+mod queue;
+pub(crate) mod rows;
+pub(crate) mod statements;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
+
+use super::{AppendError, Change, Log, ReadError, Receipt};
+use crate::clock::Entropy;
+use crate::config;
+use crate::model::{Condition, Key, State};
+use crate::sql::{Class, Pool, ServerKind, SqlConfig, SqlError, connect_dedicated};
+use lane::Shared;
+use queue::{Append, Bounds};
+
+pub use migrate::MigrateError;
+
+/// Most bytes of keys and values that wait to be sent.
+const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Batches under way at once. PostgreSQL takes a whole queue in one batch, and one
+/// more can be made ready while that waits for the disk. CockroachDB takes a key in
+/// each, and works on each connection at one statement.
+const LANES_POSTGRES: usize = 2;
+const LANES_COCKROACH: usize = 16;
+
+/// How often a read is tried again on another connection.
+const READ_TRIES: usize = 3;
+
+/// The log on a server.
+#[derive(Debug)]
+pub struct SqlLog {
+    config: SqlConfig,
+    kind: ServerKind,
+    shared: Arc<Shared>,
+    readers: Pool<Statement>,
+    entropy: Arc<dyn Entropy>,
+    /// They end with the log.
+    _lanes: JoinSet<()>,
+}
+
+impl SqlLog {
+    /// Brings the tables up to date and begins to connect. Call it inside a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// The server cannot be reached or used now: see [`MigrateError`].
+    pub async fn open(
+        config: SqlConfig,
+        settings: &config::Log,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<SqlLog, MigrateError> {
+        let (client, task, kind) = connect_dedicated(&config).await?;
+        migrate::migrate(&client, kind, &config).await?;
+        drop((client, task));
+        tracing::info!(database = config.target(), server = %kind, "the log is open");
+
+        let (lanes, batch_keys) = match kind {
+            ServerKind::Postgres { .. } => (LANES_POSTGRES, usize::MAX),
+            ServerKind::Cockroach { .. } => (LANES_COCKROACH, 1),
+        };
+        let shared = Arc::new(Shared::new(Bounds {
+            queue: settings.max_queue,
+            queue_bytes: QUEUE_BYTES,
+            batch: settings.max_batch,
+            batch_bytes: settings.max_batch_bytes,
+            batch_keys,
+        }));
+        let mut tasks = JoinSet::new();
+        for _ in 0..lanes {
+            tasks.spawn(lane::run(Arc::clone(&shared), config.clone()));
+        }
+        let patience = link::statement_timeout(&config);
+        let readers = Pool::new(
+            config.clone(),
+            Arc::new(move |client, _| {
+                let patience = patience.clone();
+                Box::pin(async move {
+                    client.batch_execute(&patience).await?;
+                    client.prepare(statements::READ).await
+                })
+            }),
+        );
+        Ok(SqlLog {
+            config,
+            kind,
+            shared,
+            readers,
+            entropy,
+            _lanes: tasks,
+        })
+    }
+
+    /// What the server is.
+    pub fn server(&self) -> ServerKind {
+        self.kind
+    }
+
+    async fn read_once(&self, key: &Key) -> Result<State, SqlError> {
+        let session = self.readers.session().await?;
+        let key = key.as_str().as_bytes();
+        let parameters: [&(dyn ToSql + Sync); 1] = [&key];
+        let found = session.client.query_opt(&session.prepared, &parameters);
+        let found = timeout(self.config.request_timeout, found).await;
+        let found = found.map_err(|_| self.config.silent())?;
+        let Some(row) = found.map_err(|error| self.config.statement_error(&error))? else {
+            return Ok(State::Absent);
+        };
+        let now = row.try_get(rows::COLUMN_COUNT);
+        let now: i64 = now.map_err(|error| self.config.statement_error(&error))?;
+        let row = rows::decode(&row).map_err(|why| SqlError::Statement {
+            class: Class::Other,
+            why,
+        })?;
+        Ok(State::of(row.version, row.value, now))
+    }
+}
+
+#[async_trait]
+impl Log for SqlLog {
+    /// Waits at most three times `database.request_timeout`: to be sent, to be
+    /// answered, and for the outcome to be looked up.
+    async fn append(
+        &self,
+        key: Key,
+        change: Change,
+        condition: Condition,
+    ) -> Result<Receipt, AppendError> {
+        let (reply, mut receipt) = oneshot::channel();
+        let write_id = self.entropy.next_u64().cast_signed();
+        let deadline = Instant::now() + self.config.request_timeout;
+        let append = Append {
+            key: key.clone(),
+            change,
+            condition,
+            write_id,
+            deadline,
+            reply,
+        };
+        self.shared.push(append).map_err(AppendError::Unavailable)?;
+        let answer = match timeout_at(deadline, &mut receipt).await {
+            Ok(answer) => answer,
+            // It will not be sent any more, unless it has been.
+            Err(_) if self.shared.take_back(&key, write_id) => {
+                return Err(AppendError::Unavailable(self.shared.why_late()));
+            }
+            Err(_) => receipt.await,
+        };
+        answer.unwrap_or_else(|_| {
+            Err(AppendError::OutcomeUnknown(
+                "the log was closed before the database answered".into(),
+            ))
+        })
+    }
+
+    async fn read(&self, key: &Key) -> Result<State, ReadError> {
+        let mut tries = 1;
+        loop {
+            match self.read_once(key).await {
+                Ok(state) => return Ok(state),
+                Err(SqlError::Statement {
+                    class: Class::Retry | Class::Ambiguous | Class::Lost,
+                    ..
+                }) if tries < READ_TRIES => tries += 1,
+                Err(error) => return Err(ReadError::Unavailable(error.to_string())),
+            }
+        }
+    }
+}
+
+/// How long a request may take, as a point in time.
+fn deadline(patience: Duration) -> Instant {
+    Instant::now() + patience
+}

@@ -1,0 +1,197 @@
+//! Appends that wait, by key, and which of them can go together. Pure but for the
+//! clock that is passed in; it must not speak to the database.
+//!
+//! Rules of a batch:
+//! - the appends of a key go in the order in which they came;
+//! - no key is in two batches at once: the second would only wait for the first;
+//! - a condition is decided against the state before the batch, so an append that
+//!   has one is the first of its key in it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::log::{AppendError, Change, Receipt};
+use crate::model::{Condition, Key};
+
+/// An append on its way.
+#[derive(Debug)]
+pub(super) struct Append {
+    pub key: Key,
+    pub change: Change,
+    pub condition: Condition,
+    /// Random: which row of the key is ours, should the answer get lost.
+    pub write_id: i64,
+    /// Until when it may wait to be sent.
+    pub deadline: Instant,
+    pub reply: oneshot::Sender<Result<Receipt, AppendError>>,
+}
+
+impl Append {
+    fn bytes(&self) -> usize {
+        let value = match &self.change {
+            Change::Put { value, .. } => value.len(),
+            Change::Delete => 0,
+        };
+        std::mem::size_of::<Append>() + self.key.as_str().len() + value
+    }
+}
+
+/// Bounds of a queue and its batches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Bounds {
+    /// Most appends that wait.
+    pub queue: usize,
+    /// Most bytes that wait. One append is let in whatever its size.
+    pub queue_bytes: usize,
+    /// Most appends in a batch.
+    pub batch: usize,
+    /// Bytes after which a batch takes no more.
+    pub batch_bytes: usize,
+    /// Most keys in a batch.
+    pub batch_keys: usize,
+}
+
+/// What an overloaded queue says.
+const OVERLOADED: &str = "too many writes are waiting for the database; try again later";
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Queue {
+    bounds: Bounds,
+    waiting: HashMap<Key, VecDeque<Append>>,
+    /// Keys with something waiting and nothing under way, in their turn.
+    ready: VecDeque<Key>,
+    busy: HashSet<Key>,
+    count: usize,
+    bytes: usize,
+}
+
+impl Queue {
+    pub fn new(bounds: Bounds) -> Queue {
+        Queue {
+            bounds,
+            waiting: HashMap::new(),
+            ready: VecDeque::new(),
+            busy: HashSet::new(),
+            count: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Takes an append in, or says why not.
+    pub fn push(&mut self, append: Append) -> Result<(), String> {
+        let bytes = append.bytes();
+        let full = self.count >= self.bounds.queue
+            || (self.count > 0 && self.bytes + bytes > self.bounds.queue_bytes);
+        if full {
+            return Err(OVERLOADED.into());
+        }
+        self.count += 1;
+        self.bytes += bytes;
+        let key = append.key.clone();
+        let waiting = self.waiting.entry(key.clone()).or_default();
+        waiting.push_back(append);
+        if waiting.len() == 1 && !self.busy.contains(&key) {
+            self.ready.push_back(key);
+        }
+        Ok(())
+    }
+
+    /// Whether there is something to take.
+    pub fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The next batch. Whoever takes it says [`Queue::done`] for it. What has
+    /// waited too long by `now` is put into `late`, and not in the batch.
+    pub fn take(&mut self, now: Instant, late: &mut Vec<Append>) -> Option<Vec<Append>> {
+        let mut batch: Vec<Append> = Vec::new();
+        let mut bytes = 0;
+        let mut keys = 0;
+        while keys < self.bounds.batch_keys
+            && batch.len() < self.bounds.batch
+            && (batch.is_empty() || bytes < self.bounds.batch_bytes)
+        {
+            let Some(key) = self.ready.pop_front() else {
+                break;
+            };
+            let Some(waiting) = self.waiting.get_mut(&key) else {
+                continue;
+            };
+            let mut first = true;
+            while let Some(append) = waiting.front() {
+                if append.deadline <= now {
+                    if let Some(append) = waiting.pop_front() {
+                        self.count -= 1;
+                        self.bytes -= append.bytes();
+                        late.push(append);
+                    }
+                    continue;
+                }
+                let alone = append.condition != Condition::None && !first;
+                let full = batch.len() >= self.bounds.batch
+                    || (!batch.is_empty() && bytes >= self.bounds.batch_bytes);
+                if alone || full {
+                    break;
+                }
+                let Some(append) = waiting.pop_front() else {
+                    break;
+                };
+                self.count -= 1;
+                self.bytes -= append.bytes();
+                bytes += append.bytes();
+                batch.push(append);
+                first = false;
+            }
+            if waiting.is_empty() {
+                self.waiting.remove(&key);
+            } else if first {
+                // Nothing of it has fitted.
+                self.ready.push_front(key.clone());
+                break;
+            }
+            if !first {
+                keys += 1;
+                self.busy.insert(key);
+            }
+        }
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    /// A batch with these keys has ended.
+    pub fn done<'a>(&mut self, keys: impl IntoIterator<Item = &'a Key>) {
+        for key in keys {
+            if self.busy.remove(key) && self.waiting.contains_key(key) {
+                self.ready.push_back(key.clone());
+            }
+        }
+    }
+
+    /// Takes an append back that still waits; `false` when it does not.
+    pub fn take_back(&mut self, key: &Key, write_id: i64) -> bool {
+        let Some(waiting) = self.waiting.get_mut(key) else {
+            return false;
+        };
+        let Some(place) = waiting
+            .iter()
+            .position(|append| append.write_id == write_id)
+        else {
+            return false;
+        };
+        if let Some(append) = waiting.remove(place) {
+            self.count -= 1;
+            self.bytes -= append.bytes();
+        }
+        if waiting.is_empty() {
+            self.waiting.remove(key);
+            self.ready.retain(|ready| ready != key);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

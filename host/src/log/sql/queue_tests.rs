@@ -1,0 +1,189 @@
+//! The rules of a batch, and that nothing is forgotten or counted twice.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::Tags;
+
+const WIDE: Bounds = Bounds {
+    queue: 1000,
+    queue_bytes: 1 << 20,
+    batch: 100,
+    batch_bytes: 1 << 20,
+    batch_keys: 100,
+};
+
+fn append(key: &str, write_id: i64, condition: Condition) -> Append {
+    Append {
+        key: Key::new(key).unwrap(),
+        change: Change::Put {
+            value: Bytes::from_static(b"x"),
+            content_type: None,
+            ttl: None,
+        },
+        condition,
+        write_id,
+        deadline: Instant::now() + Duration::from_secs(60),
+        reply: oneshot::channel().0,
+    }
+}
+
+fn plain(key: &str, write_id: i64) -> Append {
+    append(key, write_id, Condition::None)
+}
+
+fn conditional(key: &str, write_id: i64) -> Append {
+    append(key, write_id, Condition::IfNoneMatch(Tags::Any))
+}
+
+fn take(queue: &mut Queue) -> Vec<i64> {
+    let batch = queue.take(Instant::now(), &mut Vec::new());
+    ids(&batch.unwrap_or_default())
+}
+
+fn ids(batch: &[Append]) -> Vec<i64> {
+    batch.iter().map(|append| append.write_id).collect()
+}
+
+fn done(queue: &mut Queue, keys: &[&str]) {
+    let keys: Vec<Key> = keys.iter().map(|key| Key::new(key).unwrap()).collect();
+    queue.done(&keys);
+}
+
+#[tokio::test]
+async fn a_key_is_in_one_batch_at_a_time() {
+    let mut queue = Queue::new(WIDE);
+    queue.push(plain("a", 1)).unwrap();
+    assert_eq!(take(&mut queue), [1]);
+    queue.push(plain("a", 2)).unwrap();
+    queue.push(plain("b", 3)).unwrap();
+    queue.push(plain("a", 4)).unwrap();
+    assert_eq!(take(&mut queue), [3]);
+    assert!(!queue.is_ready());
+    done(&mut queue, &["a"]);
+    assert_eq!(take(&mut queue), [2, 4]);
+}
+
+#[tokio::test]
+async fn a_condition_comes_first_of_its_key() {
+    let mut queue = Queue::new(WIDE);
+    for append in [
+        conditional("a", 1),
+        plain("a", 2),
+        conditional("a", 3),
+        plain("a", 4),
+        conditional("b", 5),
+    ] {
+        queue.push(append).unwrap();
+    }
+    assert_eq!(take(&mut queue), [1, 2, 5]);
+    done(&mut queue, &["a", "b"]);
+    assert_eq!(take(&mut queue), [3, 4]);
+}
+
+#[tokio::test]
+async fn bounds_hold_and_one_big_append_is_let_in() {
+    let one = plain("a", 0).bytes();
+    let bounds = Bounds {
+        queue: 4,
+        queue_bytes: 3 * one,
+        batch: 2,
+        batch_bytes: 1,
+        batch_keys: 9,
+    };
+    let mut queue = Queue::new(Bounds {
+        queue_bytes: 1,
+        ..bounds
+    });
+    queue.push(plain("a", 1)).unwrap();
+    assert!(queue.push(plain("a", 2)).unwrap_err().contains("try again"));
+    assert_eq!(take(&mut queue), [1]);
+    queue.push(plain("a", 2)).unwrap();
+
+    let mut queue = Queue::new(Bounds {
+        batch_bytes: 1 << 20,
+        ..bounds
+    });
+    for id in 0..3 {
+        queue.push(plain("a", id)).unwrap();
+    }
+    assert!(queue.push(plain("b", 3)).is_err());
+    assert_eq!(take(&mut queue), [0, 1]);
+    done(&mut queue, &["a"]);
+    assert_eq!(take(&mut queue), [2]);
+
+    let mut queue = Queue::new(bounds);
+    queue.push(plain("a", 1)).unwrap();
+    queue.push(plain("b", 2)).unwrap();
+    assert_eq!(take(&mut queue), [1], "a batch is full by its bytes");
+    assert_eq!(take(&mut queue), [2]);
+}
+
+#[tokio::test]
+async fn what_has_waited_too_long_is_not_sent() {
+    let mut queue = Queue::new(WIDE);
+    queue.push(plain("a", 1)).unwrap();
+    queue.push(plain("b", 2)).unwrap();
+    let mut late = Vec::new();
+    let later = Instant::now() + Duration::from_secs(61);
+    assert!(queue.take(later, &mut late).is_none());
+    assert_eq!(ids(&late), [1, 2]);
+    assert_eq!((queue.count, queue.bytes), (0, 0));
+    queue.push(plain("a", 3)).unwrap();
+    assert_eq!(take(&mut queue), [3]);
+}
+
+#[tokio::test]
+async fn an_append_is_taken_back_only_while_it_waits() {
+    let mut queue = Queue::new(WIDE);
+    let key = Key::new("a").unwrap();
+    queue.push(plain("a", 1)).unwrap();
+    queue.push(plain("a", 2)).unwrap();
+    assert!(queue.take_back(&key, 2));
+    assert!(!queue.take_back(&key, 2));
+    assert_eq!(take(&mut queue), [1]);
+    assert!(!queue.take_back(&key, 1));
+    done(&mut queue, &["a"]);
+    queue.push(plain("a", 3)).unwrap();
+    assert!(queue.take_back(&key, 3));
+    assert!(!queue.is_ready());
+    assert_eq!((queue.count, queue.bytes), (0, 0));
+}
+
+proptest! {
+    #[test]
+    fn every_append_goes_once_and_in_order(
+        pushes in prop::collection::vec((0u8..4, any::<bool>()), 1..60),
+        batch in 1usize..6,
+        batch_keys in 1usize..3,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _inside = runtime.enter();
+        let mut queue = Queue::new(Bounds { batch, batch_keys, ..WIDE });
+        let mut expected: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        for (id, (key, has_condition)) in pushes.into_iter().enumerate() {
+            let (key, id) = (format!("k{key}"), id as i64);
+            let append = if has_condition { conditional(&key, id) } else { plain(&key, id) };
+            queue.push(append).unwrap();
+            expected.entry(key).or_default().push(id);
+        }
+        let mut got: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        while let Some(taken) = queue.take(Instant::now(), &mut Vec::new()) {
+            prop_assert!(taken.len() <= batch);
+            let mut seen: HashSet<Key> = HashSet::new();
+            for append in &taken {
+                let first = seen.insert(append.key.clone());
+                prop_assert!(first || append.condition == Condition::None);
+                got.entry(append.key.to_string()).or_default().push(append.write_id);
+            }
+            prop_assert!(seen.len() <= batch_keys);
+            queue.done(&seen);
+        }
+        prop_assert_eq!(got, expected);
+        prop_assert_eq!((queue.count, queue.bytes, queue.busy.len()), (0, 0, 0));
+    }
+}
