@@ -16,6 +16,7 @@
 //! - [`server`]: a running `tidepool dev` on ports and in a folder of its own;
 //!   dropping it kills it, and when a test has failed prints what it logged
 //! - [`log`]: what it says, to wait for
+//! - [`conformance`]: what every backend of a contract has to do
 //! - [`client`]: requests to one address, and answers that can be asserted on
 //! - [`servers`]: real databases and caches, started for one test, and a stand-in
 //!   that plays recorded conversations
@@ -30,6 +31,7 @@
 pub mod built;
 pub mod client;
 pub mod command;
+pub mod conformance;
 pub mod log;
 pub mod server;
 pub mod servers;

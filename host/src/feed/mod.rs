@@ -16,9 +16,6 @@ pub mod cockroach;
 pub mod postgres;
 pub mod sqlite;
 
-#[cfg(test)]
-pub(crate) mod conformance;
-
 use std::fmt;
 
 use async_trait::async_trait;

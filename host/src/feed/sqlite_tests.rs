@@ -1,14 +1,13 @@
-//! The SQLite feed runs the conformance suite, and what is its own: bounds of a
-//! batch, what `Resolved` claims about time, a log restored from a copy.
+//! What is the SQLite feed's own: bounds of a batch, what `Resolved` claims about
+//! time, a log restored from a copy.
 
+use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
 use crate::clock::{Clock, ManualClock, SystemClock};
-use crate::feed::conformance;
-use crate::log::conformance::put;
 use crate::log::sqlite::{SqliteLog, SqliteSettings};
-use crate::log::{Log, Receipt};
+use crate::log::{Change, Log, Receipt};
 use crate::model::Condition;
 
 const SMALL: SqliteFeedSettings = SqliteFeedSettings {
@@ -23,26 +22,19 @@ fn open(clock: Arc<dyn Clock>) -> (Arc<SqliteDatabase>, TempDir) {
     (database, folder)
 }
 
+fn put(text: &'static str) -> Change {
+    Change::Put {
+        value: Bytes::from_static(text.as_bytes()),
+        content_type: None,
+        ttl: None,
+    }
+}
+
 async fn write(database: &Arc<SqliteDatabase>, key: &str) -> Receipt {
     let log = SqliteLog::new(database.clone());
     log.append(Key::new(key).unwrap(), put("x"), Condition::None)
         .await
         .unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn conforms() {
-    for settings in [
-        SMALL,
-        SqliteFeedSettings {
-            resolved_every: SMALL.resolved_every,
-            ..Default::default()
-        },
-    ] {
-        let (database, _folder) = open(Arc::new(SystemClock));
-        let log = Arc::new(SqliteLog::new(database.clone()));
-        conformance::run(log, Arc::new(SqliteFeedSource::new(database, settings))).await;
-    }
 }
 
 #[tokio::test]

@@ -18,9 +18,6 @@ pub mod schema;
 pub mod sql;
 pub mod sqlite;
 
-#[cfg(test)]
-pub(crate) mod conformance;
-
 use std::sync::Arc;
 use std::time::Duration;
 

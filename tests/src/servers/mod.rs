@@ -5,3 +5,41 @@
 //! `make init` installs it.
 
 pub mod pgwire;
+pub mod cockroach;
+pub mod postgres;
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+
+/// A port on loopback that nothing listens on now, below those that the system
+/// gives to outgoing connections, so that a server that is restarted finds it free.
+///
+/// # Panics
+///
+/// There is none.
+pub fn free_port() -> u16 {
+    // Servers of other tests start at the same time: everybody tries others.
+    let mut from = std::process::id().wrapping_mul(2_654_435_761);
+    for _ in 0..1000 {
+        from = from.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let port = 15_000 + u16::try_from((from ^ entropy()) % 15_000).unwrap_or_default();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port on loopback");
+}
+
+/// Some chance, without a library for it.
+fn entropy() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0u8) as u32
+}
+
+/// A program on `PATH`.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}

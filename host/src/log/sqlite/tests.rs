@@ -1,5 +1,5 @@
-//! The SQLite log runs the conformance suite, and what is its own: folders that
-//! cannot be used, crashes, overload, work beside the log.
+//! What is the SQLite log's own: folders that cannot be used, crashes, overload,
+//! work beside the log.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,6 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::clock::{Clock, ManualClock, SystemClock};
-use crate::log::conformance::{self, put};
 use crate::model::{Tags, Version};
 
 fn open(folder: &Path) -> Result<Arc<SqliteDatabase>, OpenError> {
@@ -21,19 +20,19 @@ fn key(text: &str) -> Key {
     Key::new(text).unwrap()
 }
 
+fn put(text: &'static str) -> Change {
+    Change::Put {
+        value: Bytes::from_static(text.as_bytes()),
+        content_type: None,
+        ttl: None,
+    }
+}
+
 async fn append(database: &Arc<SqliteDatabase>, name: &str, change: Change) -> Receipt {
     SqliteLog::new(database.clone())
         .append(key(name), change, Condition::None)
         .await
         .unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn conforms() {
-    let folder = TempDir::new().unwrap();
-    let database = open(folder.path()).unwrap();
-    conformance::run(Arc::new(SqliteLog::new(database.clone()))).await;
-    database.close().await;
 }
 
 #[tokio::test]

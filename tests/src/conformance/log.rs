@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{AppendError, Change, Log, Receipt};
-use crate::model::{Condition, Key, State, Tags, Version};
+use tidepool::log::{AppendError, Change, Log, Receipt};
+use tidepool::model::{Condition, Key, State, Tags, Version};
 
 /// Keys from every corner of UTF-8: NUL, controls, four-byte characters, what
 /// looks like SQL or a path, composed and decomposed forms, the longest.
-pub(crate) fn strange_keys() -> Vec<Key> {
+pub fn strange_keys() -> Vec<Key> {
     let longest = "é".repeat(512);
     [
         "\0",
@@ -38,7 +38,7 @@ pub(crate) fn strange_keys() -> Vec<Key> {
 
 /// Runs the suite. Keys begin with `conformance/` or are strange ones: the log
 /// may hold others.
-pub(crate) async fn run(log: Arc<dyn Log>) {
+pub async fn run(log: Arc<dyn Log>) {
     what_is_written_is_read(&*log).await;
     a_delete_is_a_version_of_its_own(&*log).await;
     conditions_look_at_the_live_value(&*log).await;
@@ -49,7 +49,8 @@ pub(crate) async fn run(log: Arc<dyn Log>) {
     a_dropped_append_does_no_harm(log).await;
 }
 
-pub(crate) fn put(text: &'static str) -> Change {
+/// A value without a type and without an end.
+pub fn put(text: &'static str) -> Change {
     Change::Put {
         value: Bytes::from_static(text.as_bytes()),
         content_type: None,

@@ -5,16 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Event, Feed, FeedError, FeedSource, Position};
-use crate::log::conformance::{put, strange_keys};
-use crate::log::{Change, Log};
-use crate::model::{Condition, Key, State, Version};
+use tidepool::feed::{Event, Feed, FeedError, FeedSource, Position};
+use tidepool::log::{Change, Log};
+use tidepool::model::{Condition, Key, State, Version};
 
-/// How long an event may take before the suite gives up.
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::log::{put, strange_keys};
+use crate::PATIENCE;
 
 /// Runs the suite on a log that is empty.
-pub(crate) async fn run(log: Arc<dyn Log>, source: Arc<dyn FeedSource>) {
+pub async fn run(log: Arc<dyn Log>, source: Arc<dyn FeedSource>) {
     an_empty_log_is_resolved(&*source).await;
     a_scan_gives_the_newest_of_every_key(&*log, &*source).await;
     resuming_gives_everything_after(&*log, &*source).await;
