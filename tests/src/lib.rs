@@ -17,6 +17,7 @@
 //!   dropping it kills it, and when a test has failed prints what it logged
 //! - [`log`]: what it says, to wait for
 //! - [`client`]: requests to one address, and answers that can be asserted on
+//! - [`conformance`]: what every backend of a contract has to do
 //! - [`servers`]: real databases and caches, started for one test
 //! - [`wire`]: the same without an HTTP library, for what none would send
 //! - [`command`]: one run of the command line
@@ -29,6 +30,7 @@
 pub mod built;
 pub mod client;
 pub mod command;
+pub mod conformance;
 pub mod log;
 pub mod server;
 pub mod servers;

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::{Admin, Cache, Feed, Handlers, Http, Limits, Log, Settings, env_name};
+use super::{Admin, Cache, Feed, Handlers, Http, Limits, Log, Redis, Settings, env_name};
 
 impl Settings {
     /// All settings, each with its documentation and its variable.
@@ -41,6 +41,7 @@ fn section_docs(section: &str) -> &'static [(&'static str, &'static [&'static st
         "admin" => Admin::DOCS,
         "http" => Http::DOCS,
         "cache" => Cache::DOCS,
+        "redis" => Redis::DOCS,
         "log" => Log::DOCS,
         "feed" => Feed::DOCS,
         "handlers" => Handlers::DOCS,

@@ -3,3 +3,7 @@
 //!
 //! A server whose program is missing is a failed test, never a skipped one:
 //! `make init` installs it.
+
+pub mod redis;
+
+pub use redis::Redis;
