@@ -263,7 +263,7 @@ impl App {
             app.backends.push(backends);
             regions.push(Arc::clone(&region));
             let plane = DataPlane::new(region, Arc::clone(&registry), settings);
-            app.serve(
+            app.answer(
                 server,
                 Arc::new(move |request| plane.serve(request)),
                 limits,
@@ -275,7 +275,7 @@ impl App {
             let plane = plane.clone();
             Box::pin(async move { plane.serve(request).await })
         };
-        app.serve(admin, Arc::new(service), limits, stop_rx);
+        app.answer(admin, Arc::new(service), limits, stop_rx);
         if let Some(folder) = &settings.watch {
             app.following.push(tokio::spawn(folder::run(
                 folder.clone(),
@@ -287,7 +287,7 @@ impl App {
     }
 
     /// One type for all planes, so that the server's code exists once.
-    fn serve(
+    fn answer(
         &mut self,
         server: Server,
         service: Arc<dyn Fn(Request<Incoming>) -> BoxFuture<Answer> + Send + Sync>,

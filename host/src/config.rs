@@ -88,6 +88,8 @@ settings! {
         database: Database = Database::default(),
         /// The cache of each region.
         cache: Cache = Cache::default(),
+        /// Keeping the caches in Redis.
+        redis: Redis = Redis::default(),
         /// Appending to the log.
         log: Log = Log::default(),
         /// Following the log.
@@ -176,6 +178,43 @@ settings! {
         /// read the log themselves.
         #[serde(with = "duration")]
         lease_wait: Duration = Duration::from_millis(100),
+    }
+}
+
+settings! {
+    /// `[redis]`: keeping the caches in Redis.
+    Redis {
+        /// Where it is: `redis://user:password@host:6379/0`, `rediss://...` for
+        /// TLS, or `redis-sentinel://user:password@host:26379,host:26379/name`
+        /// (`rediss-sentinel://...`); characters with a meaning of their own are
+        /// percent-encoded. Caches are in memory when it is not set. Never
+        /// printed.
+        url: Option<Secret> = None,
+        /// A PEM file with the authorities to trust, in place of the system's.
+        ca_file: Option<PathBuf> = None,
+        /// What the names of all keys begin with: 1 to 64 of letters, digits, `:`,
+        /// `.`, `_` and `-`. Hosts of one region share it; two regions on one
+        /// Redis must not.
+        key_prefix: String = "tidepool".to_owned(),
+        /// Connections of a region; 1 to 64.
+        connections: u32 = 2,
+        /// How long making a connection may take.
+        #[serde(with = "duration")]
+        connect_timeout: Duration = Duration::from_secs(2),
+        /// How long a command may take; then the log is read.
+        #[serde(with = "duration")]
+        command_timeout: Duration = Duration::from_millis(500),
+        /// How long applying a batch of rows may take.
+        #[serde(with = "duration")]
+        batch_timeout: Duration = Duration::from_secs(10),
+        /// Longest wait before the next try to connect.
+        #[serde(with = "duration")]
+        reconnect_backoff_max: Duration = Duration::from_secs(2),
+        /// How long a value is kept that is not written again; at least
+        /// `cache.tombstone_ttl`, at most 366 days. Everything in Redis has an
+        /// end, so that a `volatile-*` policy can evict it.
+        #[serde(with = "duration")]
+        entry_ttl: Duration = Duration::from_secs(30 * 24 * 60 * 60),
     }
 }
 

@@ -245,6 +245,15 @@ impl Cache for MemoryCache {
         Ok(unchanged)
     }
 
+    async fn lead(&self, _holder: u64, _ttl: Duration) -> Result<bool, CacheError> {
+        // It belongs to one process, and that to one hydrator.
+        Ok(true)
+    }
+
+    async fn resign(&self, _holder: u64) -> Result<(), CacheError> {
+        Ok(())
+    }
+
     fn stats(&self) -> CacheStats {
         let mut stats = CacheStats {
             max_bytes: self.max_bytes as u64,

@@ -1,8 +1,7 @@
-//! The memory cache runs the conformance suite, and what is its own: shards,
-//! bounds, waiting.
+//! What is the memory cache's own: shards, bounds, waiting. The conformance suite
+//! runs in the tests package.
 
 use super::*;
-use crate::cache::conformance;
 use crate::clock::{ManualClock, SeededEntropy};
 use crate::model::Value;
 
@@ -23,23 +22,6 @@ fn row(key: &str, version: i64, size: usize) -> Row {
         version: Version(version),
         value: Some(value),
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn conforms() {
-    conformance::run(cache(MemoryCacheSettings::default()).0).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn conforms_in_one_shard() {
-    conformance::run(
-        cache(MemoryCacheSettings {
-            max_bytes: 64 * 1024,
-            ..Default::default()
-        })
-        .0,
-    )
-    .await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The cache: a region's copy of the newest version of keys. This file is the
-//! contract; each backend is a file beside it.
+//! contract; each backend is a file or folder beside it, and the conformance suite
+//! of the tests package runs over all of them.
 //!
 //! A backend MUST:
 //! - never let an entry go back to an older version, also not by way of an
@@ -12,13 +13,16 @@
 //!   replace it only by compare-and-set: a hydrator that follows a feed from
 //!   before the cache was flushed or restored must not stamp its own, later,
 //!   position on a cache that has lost what led up to it;
+//! - refuse rows, with [`CacheError::Moved`], when it can have lost something since
+//!   its position was last read or saved here;
+//! - let at most one of the hydrators that share it lead at a time;
 //! - stay within its memory bound.
 
 pub mod memory;
+pub mod redis;
 pub mod versioned;
 
-#[cfg(test)]
-pub(crate) mod conformance;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -78,6 +82,10 @@ pub struct CacheStats {
     pub max_bytes: u64,
     /// Entries given up to stay within the bound, since the start.
     pub evictions: u64,
+    /// Lookups that met something that is no entry.
+    pub damaged: u64,
+    /// Rows and fills that were not kept because there was no memory for them.
+    pub out_of_memory: u64,
 }
 
 /// Why a cache did not do what it was asked.
@@ -86,6 +94,10 @@ pub enum CacheError {
     /// It cannot be reached. Go to the log.
     #[error("the cache cannot be reached: {0}")]
     Unavailable(String),
+    /// It may have lost something since its position was read. Nothing was applied
+    /// that is not in the log; start again from [`Cache::position`].
+    #[error("the cache was flushed, restored or restarted")]
+    Moved,
 }
 
 /// See the head of this file.
@@ -108,7 +120,8 @@ pub trait Cache: Send + Sync {
     /// Gives a lease back unused.
     fn release(&self, lease: Lease);
 
-    /// Applies rows, each with its decision, in one step.
+    /// Applies rows, each with its decision, in one step. A position must have
+    /// been read or saved before.
     ///
     /// `rows` and `decisions` have the same length; a row without a decision is
     /// evicted.
@@ -126,6 +139,14 @@ pub trait Cache: Send + Sync {
         position: &Position,
     ) -> Result<bool, CacheError>;
 
-    /// Counters and sizes.
+    /// Takes the lead among the hydrators of this cache for `ttl`, or renews it.
+    /// `false`: somebody else has it. `holder` is random, and the same for every
+    /// call of one hydrator.
+    async fn lead(&self, holder: u64, ttl: Duration) -> Result<bool, CacheError>;
+
+    /// Gives the lead up, if `holder` has it, so that another can take it at once.
+    async fn resign(&self, holder: u64) -> Result<(), CacheError>;
+
+    /// Counters and sizes. Never waits; they may be a second old.
     fn stats(&self) -> CacheStats;
 }

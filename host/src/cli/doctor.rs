@@ -52,7 +52,7 @@ async fn look(settings: &Settings) -> Result<Vec<Finding>, CliError> {
         findings.extend(doctor::database(&config).await);
     }
     if settings.redis.url.is_some() {
-        findings.extend(doctor::redis(&settings.redis).await);
+        findings.extend(doctor::redis(settings).await);
     }
     Ok(findings)
 }

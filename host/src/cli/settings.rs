@@ -71,7 +71,9 @@ fn environment(
         let Ok(name) = name.into_string() else {
             continue;
         };
-        let known = CUSTOMARY.iter().find(|(other, _)| customary && *other == name);
+        let known = CUSTOMARY
+            .iter()
+            .find(|(other, _)| customary && *other == name);
         if known.is_none() && !name.starts_with("TIDEPOOL_") {
             continue;
         }
@@ -111,8 +113,13 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 mod tests {
     use super::*;
 
-    fn read(variables: &[(&str, &str)], customary: bool) -> Result<Vec<(String, String)>, CliError> {
-        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+    fn read(
+        variables: &[(&str, &str)],
+        customary: bool,
+    ) -> Result<Vec<(String, String)>, CliError> {
+        let variables = variables
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()));
         environment(variables, customary)
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::units::size;
 use super::{
-    Admin, Cache, Database, Feed, Handlers, Http, KIB, Limits, Log, MIB, RegionSetting, Settings,
+    Admin, Cache, Database, Feed, Handlers, Http, KIB, Limits, Log, MIB, Redis, RegionSetting,
+    Settings,
 };
 use crate::model::MAX_VALUE_BYTES_CEILING;
 
@@ -24,6 +25,15 @@ pub const MAX_COMPONENT_BYTES_CEILING: usize = 256 * MIB;
 
 /// Most connections that reads share: one carries many requests at once.
 const MAX_DATABASE_CONNECTIONS: usize = 64;
+
+/// Longest prefix of keys in Redis, in bytes.
+pub const MAX_KEY_PREFIX_BYTES: usize = 64;
+
+/// Most connections of a region to Redis.
+const MAX_REDIS_CONNECTIONS: u32 = 64;
+
+/// Longest time that a value may be kept in Redis without being written.
+const LONGEST_ENTRY: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// Longest duration that a setting may have: a day.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -80,6 +90,7 @@ impl Settings {
         check_http(&self.http)?;
         check_database(&self.database)?;
         check_cache(&self.cache)?;
+        check_redis(&self.redis, self.cache.tombstone_ttl)?;
         check_log(&self.log)?;
         check_feed(&self.feed)?;
         check_handlers(&self.handlers)?;
@@ -223,6 +234,44 @@ fn check_cache(cache: &Cache) -> Checked {
             "cache.tombstone_ttl",
             humantime::format_duration(cache.tombstone_ttl),
             advice,
+        ));
+    }
+    Ok(())
+}
+
+fn check_redis(redis: &Redis, tombstone_ttl: Duration) -> Checked {
+    if redis
+        .url
+        .as_ref()
+        .is_some_and(|url| url.expose().is_empty())
+    {
+        let advice =
+            "write a URL such as redis://host:6379, or leave it out to keep caches in memory";
+        return Err(invalid("redis.url", "(hidden)", advice));
+    }
+    let prefix = &redis.key_prefix;
+    let well_named = (1..=MAX_KEY_PREFIX_BYTES).contains(&prefix.len())
+        && prefix
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'.' | b'_' | b'-'));
+    if !well_named {
+        let advice =
+            format!("use 1 to {MAX_KEY_PREFIX_BYTES} of letters, digits, `:`, `.`, `_` and `-`");
+        return Err(invalid("redis.key_prefix", prefix, advice));
+    }
+    if !(1..=MAX_REDIS_CONNECTIONS).contains(&redis.connections) {
+        let advice = format!("use 1 to {MAX_REDIS_CONNECTIONS}");
+        return Err(invalid("redis.connections", redis.connections, advice));
+    }
+    time("redis.connect_timeout", redis.connect_timeout)?;
+    time("redis.command_timeout", redis.command_timeout)?;
+    time("redis.batch_timeout", redis.batch_timeout)?;
+    time("redis.reconnect_backoff_max", redis.reconnect_backoff_max)?;
+    if !(tombstone_ttl..=LONGEST_ENTRY).contains(&redis.entry_ttl) {
+        return Err(invalid(
+            "redis.entry_ttl",
+            humantime::format_duration(redis.entry_ttl),
+            "make it at least cache.tombstone_ttl, and at most 366days",
         ));
     }
     Ok(())

@@ -169,3 +169,40 @@ fn counts_and_times_have_both_ends() {
         "cache.max_bytes"
     );
 }
+
+#[test]
+fn redis_settings_have_bounds() {
+    accepted(|s| s.redis.url = Some(Secret::new("redis://localhost")));
+    let error = refused(|s| s.redis.url = Some(Secret::new("")));
+    assert_eq!(error.key, "redis.url");
+    for prefix in ["", "a b", "a*", "é", &"x".repeat(MAX_KEY_PREFIX_BYTES + 1)] {
+        let error = refused(|s| s.redis.key_prefix = prefix.to_owned());
+        assert_eq!(error.key, "redis.key_prefix");
+    }
+    accepted(|s| s.redis.key_prefix = "a:b.c_d-E9".to_owned());
+    for connections in [0, 65] {
+        let error = refused(|s| s.redis.connections = connections);
+        assert_eq!(error.key, "redis.connections");
+    }
+    for (key, set) in [
+        (
+            "redis.connect_timeout",
+            (|s| s.redis.connect_timeout = Duration::ZERO) as fn(&mut Settings),
+        ),
+        ("redis.command_timeout", |s| {
+            s.redis.command_timeout = Duration::ZERO
+        }),
+        ("redis.batch_timeout", |s| {
+            s.redis.batch_timeout = Duration::ZERO
+        }),
+        ("redis.reconnect_backoff_max", |s| {
+            s.redis.reconnect_backoff_max = Duration::ZERO
+        }),
+        ("redis.entry_ttl", |s| {
+            s.redis.entry_ttl = Duration::from_secs(599)
+        }),
+        ("redis.entry_ttl", |s| s.redis.entry_ttl = LONGEST_ENTRY * 2),
+    ] {
+        assert_eq!(refused(set).key, key);
+    }
+}

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::{Admin, Cache, Database, Feed, Handlers, Http, Limits, Log, Settings, env_name};
+use super::{Admin, Cache, Database, Feed, Handlers, Http, Limits, Log, Redis, Settings, env_name};
 
 impl Settings {
     /// All settings, each with its documentation and its variable.
@@ -42,6 +42,7 @@ fn section_docs(section: &str) -> &'static [(&'static str, &'static [&'static st
         "http" => Http::DOCS,
         "database" => Database::DOCS,
         "cache" => Cache::DOCS,
+        "redis" => Redis::DOCS,
         "log" => Log::DOCS,
         "feed" => Feed::DOCS,
         "handlers" => Handlers::DOCS,

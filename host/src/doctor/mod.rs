@@ -13,6 +13,8 @@ mod postgres;
 mod probe;
 mod tune;
 
+use crate::cache::redis::{RedisCacheSettings, inspect};
+use crate::config::Settings;
 use crate::sql::{ServerKind, SqlConfig, connect_dedicated};
 
 pub use tune::tune;
@@ -122,4 +124,33 @@ pub async fn database(config: &SqlConfig) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Looks at the Redis of these settings, as [`database`] does.
+pub async fn redis(settings: &Settings) -> Vec<Finding> {
+    match RedisCacheSettings::new(settings) {
+        Ok(settings) => inspect(&settings).await,
+        Err(error) => vec![Finding::problem("redis.url", error.to_string())],
+    }
+}
+
+/// Makes the feed of a CockroachDB fast where that is allowed, and logs what
+/// somebody else has to run.
+pub async fn tune_feed(config: &SqlConfig) {
+    let (client, _connection, kind) = match connect_dedicated(config).await {
+        Ok(connected) => connected,
+        Err(error) => {
+            tracing::warn!(%error, "the settings of the feed were not looked at");
+            return;
+        }
+    };
+    for finding in tune(&client, kind, config.role()).await {
+        tracing::warn!(
+            setting = finding.subject,
+            cost = finding.cost.as_deref(),
+            run = finding.fix.as_deref(),
+            "the feed could be faster: {}",
+            finding.what
+        );
+    }
 }

@@ -55,6 +55,11 @@ pub struct HydratorSettings {
     /// Silence after which a feed is taken for lost. Several times what the feed
     /// needs to say that it is idle.
     pub silence: Duration,
+    /// How long the lead among the hydrators of one cache is held without being
+    /// renewed: when a leader dies, the next one takes over that much later.
+    pub lead_ttl: Duration,
+    /// How often the lead is renewed, or asked for. Several times in `lead_ttl`.
+    pub lead_interval: Duration,
 }
 
 impl Default for HydratorSettings {
@@ -67,6 +72,8 @@ impl Default for HydratorSettings {
             reopen_backoff_max: Duration::from_secs(5),
             repair_wait: Duration::from_secs(30),
             silence: Duration::from_secs(10),
+            lead_ttl: Duration::from_secs(3),
+            lead_interval: Duration::from_millis(500),
         }
     }
 }
@@ -93,10 +100,15 @@ impl Hydrator {
     /// Follows the feed until `stop` says `true`, or its sender is gone. It may be
     /// stopped at any point, also by dropping it: what was not resolved comes again.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let holder = self.entropy.next_u64();
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => {}
-            () = worker::follow_forever(&self) => {}
+            () = worker::follow_forever(&self, holder) => {}
         }
+        // So that another need not wait for the end of the lead. If it does not
+        // work the lead ends by itself.
+        let resigning = self.cache.resign(holder);
+        let _ = tokio::time::timeout(self.settings.lead_interval, resigning).await;
     }
 }

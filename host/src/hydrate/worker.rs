@@ -6,6 +6,10 @@
 //! the two makes rows come twice, which the versioned cache does not mind. When the
 //! compare fails the cache was flushed or restored under us: what it lost is found
 //! again by starting from the position that it has now, or by a scan.
+//!
+//! Of the hydrators that share a cache one leads and the others wait. That is for
+//! the sake of work, not of truth: should two ever lead for a moment, rows are
+//! applied twice, and only one of them saves the next position.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,15 +34,26 @@ enum Ended {
     Silent(Duration),
     #[error("the cache was flushed or restored, or another hydrator writes to it")]
     CacheHasMoved,
+    #[error("another hydrator has taken the lead")]
+    LostTheLead,
 }
 
-pub(super) async fn follow_forever(hydrator: &Hydrator) {
+pub(super) async fn follow_forever(hydrator: &Hydrator, holder: u64) {
     let settings = &hydrator.settings;
     let mut backoff = Backoff::new(settings.reopen_backoff, settings.reopen_backoff_max);
     let mut rescan = false;
     loop {
-        let ended = match follow(hydrator, rescan, &mut backoff).await {
-            Ok(never) => match never {},
+        let ended = match lead(hydrator, holder).await {
+            Ok(()) => {
+                let followed = tokio::select! {
+                    followed = follow(hydrator, rescan, &mut backoff) => followed,
+                    led = keep_the_lead(hydrator, holder) => led,
+                };
+                match followed {
+                    Ok(never) => match never {},
+                    Err(ended) => ended,
+                }
+            }
             Err(ended) => ended,
         };
         hydrator.status.interrupted();
@@ -56,6 +71,32 @@ pub(super) async fn follow_forever(hydrator: &Hydrator) {
     }
 }
 
+/// Waits until this hydrator leads; meanwhile what the leader has saved is how far
+/// this one is, too.
+async fn lead(hydrator: &Hydrator, holder: u64) -> Result<(), Ended> {
+    let settings = &hydrator.settings;
+    while !hydrator.cache.lead(holder, settings.lead_ttl).await? {
+        if let Some(progress) = Saved::progress(hydrator.cache.position().await?.as_ref()) {
+            hydrator.status.resolved(progress);
+        }
+        sleep(settings.lead_interval).await;
+    }
+    Ok(())
+}
+
+async fn keep_the_lead(
+    hydrator: &Hydrator,
+    holder: u64,
+) -> Result<std::convert::Infallible, Ended> {
+    let settings = &hydrator.settings;
+    loop {
+        sleep(settings.lead_interval).await;
+        if !hydrator.cache.lead(holder, settings.lead_ttl).await? {
+            return Err(Ended::LostTheLead);
+        }
+    }
+}
+
 /// Follows one feed until it ends.
 async fn follow(
     hydrator: &Hydrator,
@@ -64,7 +105,8 @@ async fn follow(
 ) -> Result<std::convert::Infallible, Ended> {
     let silence = hydrator.settings.silence;
     let mut kept = hydrator.cache.position().await?;
-    let after = Saved::resume(kept.as_ref()).filter(|_| !rescan);
+    let after = Saved::progress(kept.as_ref()).filter(|_| !rescan);
+    let after = after.map(|progress| progress.position);
     if after.is_none() {
         let mark = Saved::Scanning(hydrator.entropy.next_u64());
         save(hydrator, &mut kept, mark).await?;
@@ -81,11 +123,12 @@ async fn follow(
                 position,
                 as_of_micros,
             } => {
-                save(hydrator, &mut kept, Saved::At(position.clone())).await?;
-                hydrator.status.resolved(Progress {
+                let progress = Progress {
                     position,
                     as_of_micros,
-                });
+                };
+                save(hydrator, &mut kept, Saved::At(progress.clone())).await?;
+                hydrator.status.resolved(progress);
                 backoff.reset();
             }
         }

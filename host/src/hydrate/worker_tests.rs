@@ -114,6 +114,7 @@ struct Flaky {
     fail_at: usize,
     after_effect: bool,
     applied: Mutex<HashSet<Version>>,
+    leader: Mutex<Option<u64>>,
 }
 
 impl Flaky {
@@ -130,6 +131,7 @@ impl Flaky {
             fail_at,
             after_effect,
             applied: Mutex::default(),
+            leader: Mutex::default(),
         }
     }
 
@@ -175,6 +177,16 @@ impl Cache for Flaky {
         self.call(work).await
     }
 
+    async fn lead(&self, holder: u64, _ttl: Duration) -> Result<bool, CacheError> {
+        let mut leader = self.leader.lock();
+        Ok(*leader.get_or_insert(holder) == holder)
+    }
+
+    async fn resign(&self, holder: u64) -> Result<(), CacheError> {
+        self.leader.lock().take_if(|leader| *leader == holder);
+        Ok(())
+    }
+
     async fn position(&self) -> Result<Option<Position>, CacheError> {
         self.call(self.cache.position()).await
     }
@@ -184,7 +196,8 @@ impl Cache for Flaky {
         previous: Option<&Position>,
         position: &Position,
     ) -> Result<bool, CacheError> {
-        if let Some(resumed) = Saved::resume(Some(position)) {
+        if let Some(progress) = Saved::progress(Some(position)) {
+            let resumed = progress.position;
             let rows = 3 * resumed.0.parse::<i64>().unwrap();
             let applied = self.applied.lock();
             assert!(
@@ -237,6 +250,10 @@ struct Running {
 }
 
 fn start(feed: &Arc<Scripted>, cache: &Arc<Flaky>, decide: Deciding) -> Running {
+    start_seeded(feed, cache, decide, 2)
+}
+
+fn start_seeded(feed: &Arc<Scripted>, cache: &Arc<Flaky>, decide: Deciding, seed: u64) -> Running {
     let status = Arc::new(HydratorStatus::default());
     let (stop, stopped) = watch::channel(false);
     let hydrator = Hydrator {
@@ -245,7 +262,7 @@ fn start(feed: &Arc<Scripted>, cache: &Arc<Flaky>, decide: Deciding) -> Running 
         cache: cache.clone(),
         decide: Arc::new(decide),
         status: status.clone(),
-        entropy: Arc::new(SeededEntropy::new(2)),
+        entropy: Arc::new(SeededEntropy::new(seed)),
         settings: HydratorSettings::default(),
     };
     Running {
@@ -273,6 +290,13 @@ impl Running {
         self.stop.send(true).unwrap();
         self.task.await.unwrap();
     }
+}
+
+fn at(range: i64) -> Saved {
+    Saved::At(Progress {
+        position: Position(range.to_string()),
+        as_of_micros: 100 * range,
+    })
 }
 
 fn assert_hydrated(cache: &Flaky) {
@@ -349,12 +373,7 @@ async fn a_lost_position_is_answered_with_a_scan() {
         Arc::new(Scripted::default()),
         Arc::new(Flaky::new(usize::MAX, false)),
     );
-    assert!(
-        cache
-            .save_position(None, &Saved::At(Position("0".into())).encode())
-            .await
-            .unwrap()
-    );
+    assert!(cache.save_position(None, &at(0).encode()).await.unwrap());
     feed.lost.store(true, Ordering::SeqCst);
     let mut running = start(&feed, &cache, storing());
     running.caught_up().await;
@@ -493,4 +512,43 @@ async fn a_handler_that_is_always_wrong_loses_and_stalls_nothing() {
         assert_eq!(cache.stats().entries, 0);
         running.stop().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_leads_and_the_next_takes_over() {
+    let (feed, cache) = (
+        Arc::new(Scripted::default()),
+        Arc::new(Flaky::new(usize::MAX, false)),
+    );
+    let mut first = start_seeded(&feed, &cache, storing(), 2);
+    first.caught_up().await;
+    let mut second = start_seeded(&feed, &cache, storing(), 3);
+    // It is as far as the leader is, without a feed of its own.
+    second.caught_up().await;
+    assert_eq!(*feed.opened.lock(), [None]);
+    assert_eq!(second.status.rows_applied(), 0);
+    first.stop().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(*feed.opened.lock(), [None, Some(Position("3".into()))]);
+    second.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_lost_the_lead_stops_following() {
+    let (feed, cache) = (
+        Arc::new(Scripted::default()),
+        Arc::new(Flaky::new(usize::MAX, false)),
+    );
+    let mut running = start(&feed, &cache, storing());
+    running.caught_up().await;
+    *cache.leader.lock() = Some(17);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(running.status.interruptions(), 1);
+    assert!(running.status.last_error().unwrap().contains("the lead"));
+    let calls = cache.calls.load(Ordering::SeqCst);
+    cache.resign(17).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(cache.calls.load(Ordering::SeqCst) > calls);
+    assert_eq!(feed.opened.lock().len(), 2);
+    running.stop().await;
 }

@@ -6,5 +6,6 @@
 
 #![allow(clippy::unwrap_used)] // In a suite a panic is the report.
 
+pub mod cache;
 pub mod feed;
 pub mod log;

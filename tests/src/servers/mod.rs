@@ -4,9 +4,12 @@
 //! A server whose program is missing is a failed test, never a skipped one:
 //! `make init` installs it.
 
-pub mod pgwire;
 pub mod cockroach;
+pub mod pgwire;
 pub mod postgres;
+pub mod redis;
+
+pub use redis::Redis;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::Method;
 use tidepool::cache::Lookup;
 use tidepool::cache::memory::{MemoryCache, MemoryCacheSettings};
 use tidepool::clock::{SystemClock, SystemEntropy};
@@ -129,9 +130,11 @@ impl Host {
         self.loader.load(operation, bytes).await.unwrap().0
     }
 
-    async fn instance(&self, loaded: &Loaded) -> Instance {
+    async fn instance(&self, loaded: &Loaded, backends: &Arc<Backends>) -> Instance {
         let output = HandlerOutput::discard();
-        Instance::new(&self.engine, &loaded.pre, loaded.operation, output, 1000)
+        let backends = Arc::clone(backends);
+        let operation = loaded.operation;
+        Instance::new(&self.engine, &loaded.pre, operation, backends, output, 1000)
             .await
             .unwrap()
     }
@@ -144,46 +147,40 @@ fn key() -> Key {
 /// One call about the key, with a body that a PUT can use.
 async fn call(
     instance: &mut Instance,
-    backends: &Arc<Backends>,
-    method: types::Method,
+    method: Method,
 ) -> Result<Result<Answer, Failure>, CallError> {
     let request = types::Request {
-        method,
         consistency: types::Consistency::Cached,
         condition: types::Condition::None,
         accept: None,
     };
-    let (parts, ()) = http::Request::new(()).into_parts();
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = method;
     let incoming = Box::new(Incoming {
         key: key(),
         parts,
         body: Bytes::from_static(br#"{"value":"v"}"#),
+        cached: None,
     });
-    instance
-        .request(Arc::clone(backends), request, incoming)
-        .await
+    instance.request(request, incoming).await
 }
 
 /// Asserts that a call into a silent log is ended within its bound; the error.
+/// `waiting`: how many wait for that log.
 async fn is_ended(
     mut instance: Instance,
-    method: types::Method,
-    log: Silent,
-) -> (CallError, Arc<Backends>) {
-    let waiting = Arc::clone(&log.0);
-    let backends = backends(log);
+    method: Method,
+    waiting: Arc<AtomicUsize>,
+) -> CallError {
     let start = Instant::now();
-    let result = within(
-        "the end of the call",
-        call(&mut instance, &backends, method),
-    );
+    let result = within("the end of the call", call(&mut instance, method));
     let error = result.await.unwrap_err();
     let took = start.elapsed();
     assert!(took >= WALL && took < WALL + LATE, "{took:?}");
     // Nobody waits for the log any more.
     drop(instance);
     assert_eq!(waiting.load(Ordering::SeqCst), 0);
-    (error, backends)
+    error
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -193,18 +190,17 @@ async fn a_wait_that_never_returns_ends_at_the_wall_deadline() {
         .load(Operation::Get, built::fixture("never-returns"))
         .await;
     let good = host.load(Operation::Get, built::guest("get")).await;
-    let hostile = host.instance(&hostile).await;
     let log = Silent::default();
     let waiting = Arc::clone(&log.0);
-    let ending = tokio::spawn(is_ended(hostile, types::Method::Get, log));
+    let hostile = host.instance(&hostile, &backends(log)).await;
+    let ending = tokio::spawn(is_ended(hostile, Method::GET, Arc::clone(&waiting)));
 
     // A good one of the same engine answers all the while.
-    let mut instance = host.instance(&good).await;
-    let talking = backends(Talking);
+    let mut instance = host.instance(&good, &backends(Talking)).await;
     let mut meanwhile = 0;
     while !ending.is_finished() {
         let was_waiting = waiting.load(Ordering::SeqCst) == 1;
-        let answer = call(&mut instance, &talking, types::Method::Get).await;
+        let answer = call(&mut instance, Method::GET).await;
         let answer = answer.unwrap().unwrap();
         assert_eq!(answer.version, Some(Version(7)));
         assert!(
@@ -214,7 +210,7 @@ async fn a_wait_that_never_returns_ends_at_the_wall_deadline() {
         meanwhile += u32::from(was_waiting);
     }
     assert!(meanwhile > 0);
-    let (error, _) = ending.await.unwrap();
+    let error = ending.await.unwrap();
     // Waiting is not processor time, though it is longer than that may be.
     assert!(matches!(error, CallError::WallDeadline(300)), "{error:?}");
     assert!(error.to_string().contains("limits.wall"), "{error}");
@@ -224,8 +220,11 @@ async fn a_wait_that_never_returns_ends_at_the_wall_deadline() {
 async fn a_read_that_is_cut_off_gives_its_lease_back() {
     let host = Host::new();
     let get = host.load(Operation::Get, built::guest("get")).await;
-    let instance = host.instance(&get).await;
-    let (error, backends) = is_ended(instance, types::Method::Get, Silent::default()).await;
+    let log = Silent::default();
+    let waiting = Arc::clone(&log.0);
+    let backends = backends(log);
+    let instance = host.instance(&get, &backends).await;
+    let error = is_ended(instance, Method::GET, waiting).await;
     assert!(matches!(error, CallError::WallDeadline(300)), "{error:?}");
     // The next reader need not wait for it.
     let lookup = backends.cache.lookup(&key(), None).await.unwrap();
@@ -236,12 +235,14 @@ async fn a_read_that_is_cut_off_gives_its_lease_back() {
 async fn a_write_that_is_cut_off_may_have_happened() {
     let host = Host::new();
     for (operation, method) in [
-        (Operation::Put, types::Method::Put),
-        (Operation::Delete, types::Method::Delete),
+        (Operation::Put, Method::PUT),
+        (Operation::Delete, Method::DELETE),
     ] {
         let loaded = host.load(operation, built::guest(operation.name())).await;
-        let instance = host.instance(&loaded).await;
-        let (error, _) = is_ended(instance, method, Silent::default()).await;
+        let log = Silent::default();
+        let waiting = Arc::clone(&log.0);
+        let instance = host.instance(&loaded, &backends(log)).await;
+        let error = is_ended(instance, method, waiting).await;
         let CallError::AfterWrite(cause) = &error else {
             panic!("{error:?}");
         };
