@@ -12,6 +12,7 @@
 //! - keep [`Feed::next`] cancel-safe: a dropped call loses no row;
 //! - bound what it buffers, and wait when its reader does.
 
+pub mod cockroach;
 pub mod postgres;
 pub mod sqlite;
 
@@ -57,6 +58,10 @@ pub enum FeedError {
     /// The position can no longer be resumed; start without one.
     #[error("the feed cannot be resumed from the saved position: {0}")]
     PositionLost(String),
+    /// An operator has to repair something first. What was applied stays right:
+    /// open it again from the saved position, now and then.
+    #[error("the feed cannot run before this is repaired: {0}")]
+    Repair(String),
 }
 
 /// An open feed.

@@ -50,6 +50,8 @@ pub struct HydratorSettings {
     pub reopen_backoff: Duration,
     /// Bound on that wait.
     pub reopen_backoff_max: Duration,
+    /// Wait before a feed that an operator has to repair is opened again.
+    pub repair_wait: Duration,
     /// Silence after which a feed is taken for lost. Several times what the feed
     /// needs to say that it is idle.
     pub silence: Duration,
@@ -63,6 +65,7 @@ impl Default for HydratorSettings {
             decide_backoff: Duration::from_millis(20),
             reopen_backoff: Duration::from_millis(50),
             reopen_backoff_max: Duration::from_secs(5),
+            repair_wait: Duration::from_secs(30),
             silence: Duration::from_secs(10),
         }
     }

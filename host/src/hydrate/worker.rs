@@ -41,11 +41,18 @@ pub(super) async fn follow_forever(hydrator: &Hydrator) {
             Ok(never) => match never {},
             Err(ended) => ended,
         };
-        tracing::warn!(region = &*hydrator.region, reason = %ended, "the feed is opened again");
         hydrator.status.interrupted();
         hydrator.status.error(ended.to_string());
         rescan = matches!(ended, Ended::Feed(FeedError::PositionLost(_)));
-        sleep(backoff.next(&*hydrator.entropy)).await;
+        let region = &*hydrator.region;
+        let wait = if let Ended::Feed(FeedError::Repair(_)) = ended {
+            tracing::error!(region, reason = %ended, "the feed waits for an operator");
+            settings.repair_wait
+        } else {
+            tracing::warn!(region, reason = %ended, "the feed is opened again");
+            backoff.next(&*hydrator.entropy)
+        };
+        sleep(wait).await;
     }
 }
 

@@ -51,6 +51,8 @@ struct Scripted {
     lost: AtomicBool,
     /// The next feed never says anything.
     silent: AtomicBool,
+    /// So many feeds wait for an operator.
+    broken: AtomicUsize,
 }
 
 struct Playing(VecDeque<Event>);
@@ -61,6 +63,14 @@ impl FeedSource for Scripted {
         self.opened.lock().push(after.clone());
         if after.is_some() && self.lost.swap(false, Ordering::SeqCst) {
             return Err(FeedError::PositionLost("as the script says".into()));
+        }
+        let broken = self
+            .broken
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            });
+        if broken.is_ok() {
+            return Err(FeedError::Repair("as the script says".into()));
         }
         if self.silent.swap(false, Ordering::SeqCst) {
             return Ok(Box::new(Silent));
@@ -398,6 +408,32 @@ async fn a_silent_feed_is_opened_again() {
     let mut running = start(&feed, &cache, storing());
     running.caught_up().await;
     assert_eq!(*feed.opened.lock(), [None, None]);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_that_waits_for_an_operator_is_tried_slowly_and_nothing_is_cleared() {
+    let (feed, cache) = (
+        Arc::new(Scripted::default()),
+        Arc::new(Flaky::new(usize::MAX, false)),
+    );
+    let at = Position("1".into());
+    let kept = Saved::At(at.clone()).encode();
+    cache.applied.lock().extend((1..=3).map(Version));
+    assert!(cache.save_position(None, &kept).await.unwrap());
+    feed.broken.store(2, Ordering::SeqCst);
+    let begun = tokio::time::Instant::now();
+    let mut running = start(&feed, &cache, storing());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(running.status.last_error().unwrap().contains("repaired"));
+    assert_eq!(cache.position().await.unwrap(), Some(kept));
+    running.caught_up().await;
+    assert_eq!(begun.elapsed(), 2 * HydratorSettings::default().repair_wait);
+    let resumed = Some(at);
+    assert_eq!(
+        *feed.opened.lock(),
+        [resumed.clone(), resumed.clone(), resumed]
+    );
     running.stop().await;
 }
 

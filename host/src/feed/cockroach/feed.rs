@@ -1,0 +1,302 @@
+//! A changefeed as events: first the scan, if there is no position, then what was
+//! committed after it. What an error means stands in `failure.rs`.
+//!
+//! Rows wait in `batch` and whatever ends a batch in `held`, both of which outlive a
+//! dropped call; nothing is awaited while a batch has rows.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+use tokio_postgres::Row as SqlRow;
+
+use super::answer::{Answer, Broken};
+use super::connect::Connection;
+use super::decode::{KeyColumn, Message, decode, size};
+use super::failure::{Failure, Told, classify, error};
+use super::hlc::Hlc;
+use super::scan::Scan;
+use super::statement::{ServerVersion, Statement};
+use super::{CockroachFeedSettings, FeedCounters};
+use crate::feed::{Event, Feed, FeedError, Position};
+use crate::model::Row;
+
+/// How far a write's timestamp may be before its commit. After a scan nothing else
+/// says how old the writes under way are; later the database closes a moment only
+/// `kv.closed_timestamp.target_duration` after it.
+const UNDER_WAY_MICROS: i64 = 3_000_000;
+
+/// Where a feed starts.
+pub(super) enum Start {
+    /// With a scan at this moment.
+    Scan(Hlc),
+    /// After this one.
+    After(Hlc),
+}
+
+/// What was learnt of the server before the feed began.
+pub(super) struct Server {
+    pub connection: Connection,
+    pub version: ServerVersion,
+    pub keys: KeyColumn,
+}
+
+pub(super) struct CockroachFeed {
+    server: Server,
+    settings: CockroachFeedSettings,
+    counters: Arc<FeedCounters>,
+    stage: Stage,
+    answer: Answer,
+    batch: Vec<Row>,
+    batch_bytes: usize,
+    /// What comes after the batch.
+    held: Option<Result<Event, FeedError>>,
+    /// The last position; never goes back.
+    resolved: Option<Hlc>,
+    /// When there last was a row, or a later position than before.
+    progress: Instant,
+}
+
+enum Stage {
+    Scan(Scan),
+    Follow {
+        statement: Statement,
+        /// The position is not from a scan of this feed.
+        resumed: bool,
+    },
+}
+
+impl CockroachFeed {
+    pub fn new(
+        server: Server,
+        start: Start,
+        settings: CockroachFeedSettings,
+        counters: Arc<FeedCounters>,
+    ) -> CockroachFeed {
+        let (stage, answer, resolved) = match start {
+            Start::Scan(at) => {
+                let mut scan = Scan::new(at, server.keys, settings.batch_rows);
+                let answer = ask_page(&server, &settings, &mut scan);
+                (Stage::Scan(scan), answer, None)
+            }
+            Start::After(position) => {
+                let statement = Statement::new(server.version, position, settings.resolved_every);
+                let answer = ask_feed(&server, &settings, &statement);
+                let resumed = true;
+                (Stage::Follow { statement, resumed }, answer, Some(position))
+            }
+        };
+        CockroachFeed {
+            server,
+            settings,
+            counters,
+            stage,
+            answer,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            held: None,
+            resolved,
+            progress: Instant::now(),
+        }
+    }
+}
+
+#[async_trait]
+impl Feed for CockroachFeed {
+    async fn next(&mut self) -> Result<Event, FeedError> {
+        loop {
+            let found = if self.batch.is_empty() {
+                if let Some(held) = self.held.take() {
+                    return held;
+                }
+                self.answer.next().await
+            } else {
+                let full = self.batch.len() >= self.settings.batch_rows
+                    || self.batch_bytes >= self.settings.batch_bytes;
+                if full || self.held.is_some() {
+                    return Ok(self.rows());
+                }
+                match self.answer.now() {
+                    Some(found) => found,
+                    None => return Ok(self.rows()),
+                }
+            };
+            match found {
+                Ok(Some(row)) => self.take(&row),
+                Ok(None) => self.ended(),
+                Err(broken) => self.broken(&broken),
+            }
+        }
+    }
+}
+
+impl CockroachFeed {
+    fn rows(&mut self) -> Event {
+        self.batch_bytes = 0;
+        Event::Rows(std::mem::take(&mut self.batch))
+    }
+
+    fn push(&mut self, row: Row) {
+        self.batch_bytes += size(&row);
+        self.batch.push(row);
+    }
+
+    fn take(&mut self, found: &SqlRow) {
+        let message = match &mut self.stage {
+            Stage::Scan(scan) => match scan.take(found) {
+                Ok(Ok(row)) => Message::Row { row, updated: None },
+                Ok(Err(why)) => Message::Unknown(why),
+                Err(wrong) => {
+                    let why = format!("the table is not as Tidepool makes it: {wrong}");
+                    self.held = Some(Err(FeedError::Repair(why)));
+                    return;
+                }
+            },
+            Stage::Follow { .. } => match found.try_get(2) {
+                Ok(value) => decode(value, self.server.keys),
+                Err(wrong) => Message::Unknown(wrong.to_string()),
+            },
+        };
+        match message {
+            Message::Row { row, updated } => {
+                if updated.is_some() && updated <= self.resolved {
+                    self.late(&row, updated);
+                }
+                self.progress = Instant::now();
+                self.push(row);
+            }
+            Message::Removed => {
+                self.progress = Instant::now();
+                FeedCounters::count(&self.counters.removed);
+            }
+            Message::Resolved(position) => self.resolve(position),
+            Message::Unknown(why) => self.skip(&why),
+        }
+    }
+
+    fn resolve(&mut self, position: Hlc) {
+        let before = self.resolved.replace(position);
+        if before >= Some(position) {
+            // It stands still. That is said, and may not last.
+            self.resolved = before;
+            if self.progress.elapsed() > self.settings.silence {
+                let why = format!(
+                    "no row, and no later position than {position}, for {:?}",
+                    self.settings.silence
+                );
+                self.held = Some(Err(FeedError::Interrupted(why)));
+                return;
+            }
+        } else {
+            self.progress = Instant::now();
+        }
+        let position = self.resolved.unwrap_or(position);
+        self.held = Some(Ok(Event::Resolved {
+            position: Position(position.to_string()),
+            as_of_micros: position.micros(),
+        }));
+    }
+
+    /// A row that cannot be used may be one of many: every power of two is told.
+    fn skip(&self, why: &str) {
+        let skipped = FeedCounters::count(&self.counters.skipped);
+        if skipped.is_power_of_two() {
+            tracing::error!(
+                why,
+                skipped,
+                "a message of the changefeed was not understood and is left out; \
+                 the key that it was for may be stale in this region's cache"
+            );
+        }
+    }
+
+    fn late(&self, row: &Row, updated: Option<Hlc>) {
+        let late = FeedCounters::count(&self.counters.late);
+        if late.is_power_of_two() {
+            tracing::error!(
+                key = row.key.as_str(),
+                ?updated,
+                late,
+                "a row came after a position that should have covered it; \
+                 flush this region's cache to be sure of it"
+            );
+        }
+    }
+
+    /// The server has no more rows.
+    fn ended(&mut self) {
+        let Stage::Scan(scan) = &mut self.stage else {
+            let why = "the server has ended the changefeed".into();
+            self.held = Some(Err(FeedError::Interrupted(why)));
+            return;
+        };
+        if !scan.is_done() {
+            self.answer = ask_page(&self.server, &self.settings, scan);
+            return;
+        }
+        let at = scan.at;
+        let statement = Statement::new(self.server.version, at, self.settings.resolved_every);
+        self.answer = ask_feed(&self.server, &self.settings, &statement);
+        self.stage = Stage::Follow {
+            statement,
+            resumed: false,
+        };
+        self.resolved = Some(at);
+        self.progress = Instant::now();
+        self.held = Some(Ok(Event::Resolved {
+            position: Position(at.to_string()),
+            as_of_micros: at.micros() - UNDER_WAY_MICROS,
+        }));
+    }
+
+    fn broken(&mut self, broken: &Broken) {
+        let told = match broken {
+            Broken::Silent(bound) => {
+                let why = format!("the server was silent for {bound:?}");
+                self.held = Some(Err(FeedError::Interrupted(why)));
+                return;
+            }
+            Broken::Failed(error) => self.server.connection.told(error),
+        };
+        if let Stage::Follow { statement, resumed } = &mut self.stage {
+            match classify(&told, Some(self.server.version)) {
+                Failure::Spelling => {
+                    if let Some(other) = statement.otherwise(&told.message) {
+                        tracing::info!(refused = told.message, "the changefeed is asked otherwise");
+                        self.answer = ask_feed(&self.server, &self.settings, &other);
+                        *statement = other;
+                        return;
+                    }
+                }
+                // It is there now: the connection began with reading it.
+                Failure::NoTable if *resumed => {
+                    let why = format!("{}: it was not there then", told.message);
+                    self.held = Some(Err(FeedError::PositionLost(why)));
+                    return;
+                }
+                _ => {}
+            }
+        }
+        self.held = Some(Err(self.error(&told)));
+    }
+
+    fn error(&self, told: &Told) -> FeedError {
+        error(told, Some(self.server.version))
+    }
+}
+
+fn ask_page(server: &Server, settings: &CockroachFeedSettings, scan: &mut Scan) -> Answer {
+    let (text, after) = scan.page();
+    let wait = settings.answer_wait;
+    Answer::ask(&server.connection.client, text, Some(after), wait, wait)
+}
+
+fn ask_feed(server: &Server, settings: &CockroachFeedSettings, statement: &Statement) -> Answer {
+    Answer::ask(
+        &server.connection.client,
+        statement.to_string(),
+        None,
+        settings.answer_wait,
+        settings.silence,
+    )
+}

@@ -1,0 +1,237 @@
+//! The feed of a CockroachDB: a changefeed without a sink, over a connection of
+//! its own. It must not write.
+//!
+//! - `decode.rs`, `hlc.rs`: what the changefeed says (pure)
+//! - `statement.rs`: what it is asked (pure)
+//! - `failure.rs`: what its errors mean (pure)
+//! - `connect.rs`, `answer.rs`: the connection, and an answer with bounds
+//! - `scan.rs`: the newest row of every key, at one moment
+//! - `feed.rs`: scan, then changefeed, as events
+//!
+//! Without a position it notes the database's moment, reads the newest row of
+//! every key as of that moment, page by page, and follows everything committed
+//! after it. With one, it follows everything committed after it. Only moments that
+//! the server has declared resolved are positions.
+//!
+//! The server sends rows of one key in any order, newest first when it catches up,
+//! and some of them twice.
+
+mod answer;
+mod connect;
+pub mod decode;
+pub mod failure;
+mod feed;
+pub mod hlc;
+mod scan;
+pub mod statement;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::timeout;
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::{Feed, FeedError, FeedSource, Position};
+use connect::Connection;
+use feed::{CockroachFeed, Server, Start};
+use hlc::Hlc;
+use statement::ServerVersion;
+
+/// Bounds of a feed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CockroachFeedSettings {
+    /// Most rows in a batch, and in a page of a scan.
+    pub batch_rows: usize,
+    /// Bytes after which a batch takes no more rows.
+    pub batch_bytes: usize,
+    /// How often the server is asked to declare a position resolved. At least
+    /// 10 ms; the cluster's settings may make it longer.
+    pub resolved_every: Duration,
+    /// How long connecting to one node may take.
+    pub connect_wait: Duration,
+    /// How long the first answer to a statement may take. On an idle table that is
+    /// the first resolved position: 1 to 4 s as clusters are set up.
+    pub answer_wait: Duration,
+    /// Silence of a changefeed after which it is taken for lost. Several times
+    /// `resolved_every`, and longer than a range takes to find another leader
+    /// (9 s were seen).
+    pub silence: Duration,
+}
+
+impl Default for CockroachFeedSettings {
+    fn default() -> Self {
+        CockroachFeedSettings {
+            batch_rows: 1024,
+            batch_bytes: 4 * 1024 * 1024,
+            resolved_every: Duration::from_secs(1),
+            connect_wait: Duration::from_secs(5),
+            answer_wait: Duration::from_secs(30),
+            silence: Duration::from_secs(15),
+        }
+    }
+}
+
+impl CockroachFeedSettings {
+    /// The longest that `open` or `next` may take before it answers by itself: who
+    /// waits for them has to wait longer.
+    pub fn longest_wait(&self) -> Duration {
+        self.answer_wait.max(self.silence)
+    }
+}
+
+/// What was met that should not be, since the start.
+#[derive(Debug, Default)]
+pub struct FeedCounters {
+    skipped: AtomicU64,
+    removed: AtomicU64,
+    late: AtomicU64,
+}
+
+impl FeedCounters {
+    /// Messages that were not understood and so left out.
+    pub fn skipped(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
+    }
+
+    /// Rows whose removal, by time to live or compaction, was seen and ignored.
+    pub fn removed(&self) -> u64 {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    /// Rows that came although a position at or after them had been declared
+    /// resolved: the server has broken its promise.
+    pub fn late(&self) -> u64 {
+        self.late.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more, and says how many there are now.
+    fn count(counter: &AtomicU64) -> u64 {
+        counter.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Opens feeds of a cluster.
+pub struct CockroachFeedSource {
+    nodes: Vec<Config>,
+    /// Counts the tries, so that the next one goes to another node.
+    tries: AtomicUsize,
+    settings: CockroachFeedSettings,
+    counters: Arc<FeedCounters>,
+}
+
+impl CockroachFeedSource {
+    /// Feeds of the cluster of these nodes.
+    pub fn new(nodes: Vec<Config>, settings: CockroachFeedSettings) -> CockroachFeedSource {
+        CockroachFeedSource {
+            nodes,
+            tries: AtomicUsize::new(0),
+            settings,
+            counters: Arc::default(),
+        }
+    }
+
+    /// What its feeds have met.
+    pub fn counters(&self) -> Arc<FeedCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// A connection to the first node that can be reached, starting with another
+    /// one each time.
+    async fn connect(&self) -> Result<Connection, FeedError> {
+        let mut failed = FeedError::Interrupted("there is no node to connect to".into());
+        for _ in &self.nodes {
+            let next = self.tries.fetch_add(1, Ordering::Relaxed) % self.nodes.len();
+            let Some(node) = self.nodes.get(next) else {
+                continue;
+            };
+            failed = match timeout(self.settings.connect_wait, node.connect(NoTls)).await {
+                Ok(Ok((client, connection))) => return Ok(Connection::run(client, connection)),
+                Ok(Err(error)) => failure::error(&connect::told(&error), None),
+                Err(_) => FeedError::Interrupted(format!(
+                    "no connection within {:?}",
+                    self.settings.connect_wait
+                )),
+            };
+            if let FeedError::Repair(_) = failed {
+                break;
+            }
+        }
+        Err(failed)
+    }
+
+    /// Learns of the server what has to be known before a feed begins.
+    async fn begin(&self, after: Option<Hlc>) -> Result<(Server, Start), FeedError> {
+        let connection = self.connect().await?;
+        let client = Arc::clone(&connection.client);
+        let failed = |version| {
+            let connection = &connection;
+            move |error| failure::error(&connection.told(&error), version)
+        };
+        // A user may have a bound on statements; a changefeed has no end.
+        let unbounded = client.batch_execute("SET statement_timeout = 0").await;
+        unbounded.map_err(failed(None))?;
+        let said = text(&client, "SELECT version()")
+            .await
+            .map_err(failed(None))?;
+        let Some(version) = ServerVersion::parse(&said) else {
+            return Err(FeedError::Repair(format!(
+                "the URL does not lead to a CockroachDB but to {said}"
+            )));
+        };
+        let table = client.prepare(scan::KEY_COLUMN).await;
+        let table = table.map_err(failed(Some(version)))?;
+        let column = table.columns().first().map(tokio_postgres::Column::type_);
+        let Some(keys) = column.and_then(scan::key_column) else {
+            return Err(FeedError::Repair(format!(
+                "the column kv_log.key is {column:?} and should be BYTES; let Tidepool create the table"
+            )));
+        };
+        let start = match after {
+            Some(position) => Start::After(position),
+            None => {
+                let moment = text(&client, scan::MOMENT).await;
+                let moment = moment.map_err(failed(Some(version)))?;
+                Start::Scan(Hlc::parse(&moment).ok_or_else(|| {
+                    FeedError::Interrupted(format!("the database's moment is {moment:?}"))
+                })?)
+            }
+        };
+        let server = Server {
+            connection,
+            version,
+            keys,
+        };
+        Ok((server, start))
+    }
+}
+
+/// The one text that a statement answers.
+async fn text(client: &Client, statement: &str) -> Result<String, tokio_postgres::Error> {
+    client.query_one(statement, &[]).await?.try_get(0)
+}
+
+#[async_trait]
+impl FeedSource for CockroachFeedSource {
+    async fn open(&self, after: Option<Position>) -> Result<Box<dyn Feed>, FeedError> {
+        let after = match after {
+            None => None,
+            Some(position) => Some(Hlc::parse(&position.0).ok_or_else(|| {
+                FeedError::PositionLost(format!("{position:?} is not a position of this log"))
+            })?),
+        };
+        let wait = self.settings.answer_wait;
+        let begun = timeout(wait, self.begin(after)).await.map_err(|_| {
+            FeedError::Interrupted(format!("the server did not answer within {wait:?}"))
+        })?;
+        let (server, start) = begun?;
+        let counters = Arc::clone(&self.counters);
+        Ok(Box::new(CockroachFeed::new(
+            server,
+            start,
+            self.settings,
+            counters,
+        )))
+    }
+}
