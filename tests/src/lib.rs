@@ -18,7 +18,8 @@
 //! - [`log`]: what it says, to wait for
 //! - [`conformance`]: what every backend of a contract has to do
 //! - [`client`]: requests to one address, and answers that can be asserted on
-//! - [`servers`]: real databases and caches, started for one test
+//! - [`servers`]: real databases and caches, started for one test, and a stand-in
+//!   that plays recorded conversations
 //! - [`wire`]: the same without an HTTP library, for what none would send
 //! - [`command`]: one run of the command line
 //! - [`built`]: where the binary and the components of the tests are

@@ -5,6 +5,7 @@
 //! `make init` installs it.
 
 pub mod cockroach;
+pub mod pgwire;
 pub mod postgres;
 
 use std::net::{Ipv4Addr, TcpListener};
