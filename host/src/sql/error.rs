@@ -212,7 +212,7 @@ fn missing_grant(message: &str, role: &str) -> String {
 }
 
 /// An identifier as SQL wants it.
-pub(super) fn quote(name: &str) -> String {
+pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -17,7 +17,7 @@ mod tls;
 mod url;
 
 pub use connect::{Backoff, ConnectionTask, connect_dedicated};
-pub use error::{Class, SqlError, classify};
+pub use error::{Class, SqlError, classify, quote};
 pub use pool::Pool;
 pub use server::{NotSupported, ServerKind};
 pub use url::{SqlConfig, UrlError};

@@ -4,8 +4,8 @@
 //!
 //! It shows how our code reacts. It never stands for the database in any claim.
 //!
-//! Nothing here waits: messages follow each other in the recorded order as fast as
-//! the client takes them, and a conversation that has no end falls silent.
+//! Messages follow each other in the recorded order as fast as the client takes
+//! them, and a conversation that has no end falls silent.
 
 #![allow(clippy::unwrap_used)] // Part of the tests: a panic is the report.
 
@@ -13,11 +13,13 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Types of columns, by their OID.
@@ -41,6 +43,8 @@ pub enum Step {
     End,
     /// The connection ends in the middle of a row.
     Torn,
+    /// The server takes its time.
+    Wait(Duration),
 }
 
 /// What a fixture has recorded.
@@ -110,6 +114,8 @@ pub struct Script {
     pub snapshot: Vec<Stored>,
     /// Statements that are refused: part of the text, SQLSTATE, message.
     pub refusals: Vec<(String, String, String)>,
+    /// Whether it lets nobody in, as when it is about to stop.
+    pub draining: bool,
     /// What changefeeds say: each statement that starts one takes the next.
     pub feeds: VecDeque<Vec<Step>>,
 }
@@ -117,11 +123,14 @@ pub struct Script {
 impl Default for Script {
     fn default() -> Script {
         Script {
-            version: "CockroachDB CCL v22.1.0-alpha.1-1-g0 (x86_64-linux, built 2022/02/01, go1.17)".into(),
+            version:
+                "CockroachDB CCL v22.1.0-alpha.1-1-g0 (x86_64-linux, built 2022/02/01, go1.17)"
+                    .into(),
             binary_keys: false,
             moment: "1795431443000000000.0000000000".into(),
             snapshot: Vec::new(),
             refusals: Vec::new(),
+            draining: false,
             feeds: VecDeque::new(),
         }
     }
@@ -140,6 +149,7 @@ struct State {
     script: Mutex<Script>,
     statements: Mutex<Vec<String>>,
     sent: AtomicUsize,
+    open: watch::Sender<usize>,
 }
 
 impl StandIn {
@@ -151,6 +161,7 @@ impl StandIn {
             script: Mutex::new(script),
             statements: Mutex::default(),
             sent: AtomicUsize::new(0),
+            open: watch::Sender::new(0),
         });
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
@@ -164,8 +175,13 @@ impl StandIn {
                     prepared: HashMap::new(),
                     state: Arc::clone(&shared),
                 };
-                // A client that goes away is no error here.
-                connections.spawn(async move { drop(connection.serve().await) });
+                let state = Arc::clone(&shared);
+                connections.spawn(async move {
+                    state.open.send_modify(|open| *open += 1);
+                    // A client that goes away is no error here.
+                    drop(connection.serve().await);
+                    state.open.send_modify(|open| *open -= 1);
+                });
             }
         });
         StandIn {
@@ -175,9 +191,16 @@ impl StandIn {
         }
     }
 
-    /// Its URL.
-    pub fn url(&self) -> String {
-        format!("postgresql://feed@{}/kv?sslmode=disable", self.address)
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until it has no client.
+    pub async fn deserted(&self) {
+        let mut open = self.state.open.subscribe();
+        let wait = open.wait_for(|open| *open == 0);
+        crate::within("the last client to go", wait).await.unwrap();
     }
 
     /// Changes what it answers from now on.
@@ -244,6 +267,12 @@ impl Connection {
                 }
                 _ if failed => {}
                 b'Q' => {
+                    let text = string(&mut body);
+                    if text.starts_with("SHOW") {
+                        // Of several servers, one that can be written is taken.
+                        self.columns(&[("transaction_read_only", TEXT)]);
+                        self.row(&[Some(b"off")]);
+                    }
                     self.complete("SET");
                     self.ready().await?;
                 }
@@ -306,6 +335,11 @@ impl Connection {
                 196_608 => break,
                 _ => return Ok(false),
             }
+        }
+        if self.state.script.lock().unwrap().draining {
+            self.error("57P01", "server is shutting down");
+            self.flush().await?;
+            return Ok(false);
         }
         self.put(b'R', |body| body.put_u32(0));
         for (name, value) in [("client_encoding", "UTF8"), ("server_version", "13.0.0")] {
@@ -377,6 +411,10 @@ impl Connection {
                 body.put_u32(key);
             }
         });
+        self.columns(columns);
+    }
+
+    fn columns(&mut self, columns: &[(&str, u32)]) {
         self.put(b'T', |body| {
             body.put_u16(u16::try_from(columns.len()).unwrap());
             for (name, kind) in columns {
@@ -434,6 +472,7 @@ impl Connection {
                 // It is, once the client has asked for it.
                 Step::Ready => return Ok(true),
                 Step::End => return Ok(false),
+                Step::Wait(time) => tokio::time::sleep(time).await,
                 Step::Torn => {
                     self.row(&[None, None, Some(&[b'{'; 100])]);
                     self.output.truncate(self.output.len() - 50);
@@ -495,7 +534,12 @@ impl Connection {
 
 /// The body of an error or a notice.
 fn report(body: &mut BytesMut, severity: &str, code: &str, message: &str) {
-    for (field, text) in [(b'S', severity), (b'V', severity), (b'C', code), (b'M', message)] {
+    for (field, text) in [
+        (b'S', severity),
+        (b'V', severity),
+        (b'C', code),
+        (b'M', message),
+    ] {
         body.put_u8(field);
         put_string(body, text);
     }

@@ -4,8 +4,8 @@
 //! decides. What is not in the table is an interruption: the feed is opened again,
 //! with a growing wait, and the message is told.
 
-use super::statement::ServerVersion;
 use crate::feed::FeedError;
+use crate::sql::{Class, ServerKind, SqlError, quote};
 
 /// An error as the database, or the connection to it, has told it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,6 +14,31 @@ pub struct Told {
     pub code: Option<String>,
     /// The message.
     pub message: String,
+}
+
+impl Told {
+    /// What an error of the client says.
+    pub fn of(error: &tokio_postgres::Error) -> Told {
+        match error.as_db_error() {
+            Some(said) => Told {
+                code: Some(said.code().code().to_owned()),
+                message: said.message().replace('\n', " "),
+            },
+            None => Told {
+                code: None,
+                message: error.to_string(),
+            },
+        }
+    }
+}
+
+/// Who asks whom: what a grant has to name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Who {
+    /// The server.
+    pub server: ServerKind,
+    /// The user.
+    pub role: String,
 }
 
 /// What an error means.
@@ -31,8 +56,8 @@ pub enum Failure {
     Repair(String),
 }
 
-/// What can be read in an error of a server of this release.
-pub fn classify(told: &Told, version: Option<ServerVersion>) -> Failure {
+/// What can be read in an error.
+pub fn classify(told: &Told, who: &Who) -> Failure {
     let says = |text: &str| told.message.contains(text);
     let code = told.code.as_deref().unwrap_or_default();
     if says("kv.rangefeed.enabled") {
@@ -65,13 +90,17 @@ pub fn classify(told: &Told, version: Option<ServerVersion>) -> Failure {
         );
     }
     match code {
-        "42501" => Failure::Repair(privilege(version)),
+        "42501" => Failure::Repair(format!(
+            "this user may not follow the table; as an administrator, run: {}",
+            grants(who)
+        )),
         "42601" => Failure::Spelling,
         "22023" | "XXUUU" | "0A000" if says("invalid option") || says("unknown option") => {
             Failure::Spelling
         }
         "42P01" => Failure::NoTable,
         "XXUUU" if says("failed to resolve targets") && says("does not exist") => Failure::NoTable,
+        // Both also come when a connection is asked for: see `unconnected`.
         "3D000" => Failure::Repair("create the database, or correct its name in the URL".into()),
         "28P01" | "28000" => Failure::Repair("correct the user or the password in the URL".into()),
         "XXC01" | "XXC02" => Failure::Repair(
@@ -83,43 +112,49 @@ pub fn classify(told: &Told, version: Option<ServerVersion>) -> Failure {
     }
 }
 
-/// The grants that a changefeed without a sink needs, by release; each is enough
-/// for the feed, with the SELECT that reading the log needs too.
-pub(crate) fn grants(version: Option<ServerVersion>, user: &str) -> String {
-    let select = format!("GRANT SELECT ON TABLE kv_log TO {user};");
-    match version.map(|version| (version.major, version.minor)) {
-        Some(release) if release < (22, 2) => {
-            format!("{select} ALTER USER {user} WITH CONTROLCHANGEFEED;")
-        }
-        _ => format!("{select} GRANT CHANGEFEED ON TABLE kv_log TO {user};"),
+/// The grants that reading and following the log needs.
+pub fn grants(who: &Who) -> String {
+    let role = quote(&who.role);
+    let select = format!("GRANT SELECT ON TABLE kv_log TO {role};");
+    match who.server.cockroach_since(22, 2) {
+        true => format!("{select} GRANT CHANGEFEED ON TABLE kv_log TO {role};"),
+        false => format!("{select} ALTER USER {role} WITH CONTROLCHANGEFEED;"),
     }
 }
 
-fn privilege(version: Option<ServerVersion>) -> String {
-    format!(
-        "the user of the URL may not follow the table; as an administrator, run: {}",
-        grants(version, "<user>")
-    )
-}
-
 /// The error of a feed, with what the database has said.
-pub(super) fn error(told: &Told, version: Option<ServerVersion>) -> FeedError {
+pub fn error(told: &Told, who: &Who) -> FeedError {
     let said = match &told.code {
         Some(code) => format!("{} ({code})", told.message),
         None => told.message.clone(),
     };
-    match classify(told, version) {
+    match classify(told, who) {
         Failure::Interrupted => FeedError::Interrupted(said),
         Failure::PositionLost => FeedError::PositionLost(said),
         Failure::Spelling => FeedError::Repair(format!(
-            "this server does not understand the statement that starts a changefeed: {said}; \
-             upgrade it to {} or newer",
-            super::statement::OLDEST
+            "{} does not understand what it was asked: {said}; run another release of it",
+            who.server
         )),
         Failure::NoTable => FeedError::Repair(format!(
-            "{said}; restart Tidepool to create the table, or correct the database in the URL"
+            "{said}: restart Tidepool to create the table, or correct the database in the URL"
         )),
         Failure::Repair(advice) => FeedError::Repair(format!("{said}: {advice}")),
+    }
+}
+
+/// The error of a feed that has no connection.
+pub fn unconnected(error: &SqlError) -> FeedError {
+    let said = error.to_string();
+    let repair = match error {
+        SqlError::NotSupported { .. } => true,
+        error => matches!(
+            error.class(),
+            Class::Login | Class::NoDatabase | Class::Privilege | Class::Tls
+        ),
+    };
+    match repair {
+        true => FeedError::Repair(said),
+        false => FeedError::Interrupted(said),
     }
 }
 
@@ -128,12 +163,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn who(major: u32, minor: u32) -> Who {
+        Who {
+            server: ServerKind::Cockroach { major, minor },
+            role: "app".into(),
+        }
+    }
+
     fn meaning(code: &str, message: &str) -> Failure {
         let told = Told {
             code: (!code.is_empty()).then(|| code.to_owned()),
             message: message.to_owned(),
         };
-        classify(&told, ServerVersion::parse("CockroachDB CCL v22.1.0"))
+        classify(&told, &who(22, 1))
     }
 
     #[test]
@@ -190,7 +232,7 @@ mod tests {
             (
                 "42501",
                 "current user must have a role WITH CONTROLCHANGEFEED",
-                "ALTER USER <user> WITH CONTROLCHANGEFEED;",
+                "ALTER USER \"app\" WITH CONTROLCHANGEFEED;",
             ),
             (
                 "3D000",
@@ -216,13 +258,8 @@ mod tests {
             code: Some("42501".into()),
             message: "user u requires the SELECT privilege on all target tables".into(),
         };
-        for (version, grant) in [
-            ("v22.1.3", "CONTROLCHANGEFEED"),
-            ("v22.2.0", "GRANT CHANGEFEED"),
-            ("v25.4.1", "GRANT CHANGEFEED"),
-        ] {
-            let version = ServerVersion::parse(&format!("CockroachDB CCL {version}"));
-            let text = error(&told, version).to_string();
+        for (minor, grant) in [(1, "CONTROLCHANGEFEED"), (2, "GRANT CHANGEFEED")] {
+            let text = error(&told, &who(22, minor)).to_string();
             assert!(
                 text.contains(grant) && text.contains("GRANT SELECT"),
                 "{text}"
@@ -258,7 +295,7 @@ mod tests {
         fn every_error_has_a_meaning(code in prop::option::of(".{0,5}"), message in ".*") {
             let told = Told { code, message: message.clone() };
             // And the feed's error says what the database said.
-            prop_assert!(error(&told, None).to_string().contains(&message));
+            prop_assert!(error(&told, &who(25, 4)).to_string().contains(&message));
         }
     }
 }

@@ -8,18 +8,18 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
-use tokio_postgres::Row as SqlRow;
+use tokio_postgres::{Client, Row as SqlRow};
 
 use super::answer::{Answer, Broken};
-use super::connect::Connection;
 use super::decode::{KeyColumn, Message, decode, size};
-use super::failure::{Failure, Told, classify, error};
+use super::failure::{Failure, Told, Who, classify, error};
 use super::hlc::Hlc;
 use super::scan::Scan;
-use super::statement::{ServerVersion, Statement};
+use super::statement::Statement;
 use super::{CockroachFeedSettings, FeedCounters};
 use crate::feed::{Event, Feed, FeedError, Position};
 use crate::model::Row;
+use crate::sql::ConnectionTask;
 
 /// How far a write's timestamp may be before its commit. After a scan nothing else
 /// says how old the writes under way are; later the database closes a moment only
@@ -36,8 +36,11 @@ pub(super) enum Start {
 
 /// What was learnt of the server before the feed began.
 pub(super) struct Server {
-    pub connection: Connection,
-    pub version: ServerVersion,
+    pub client: Arc<Client>,
+    /// Ends the connection with the feed: a changefeed never ends by itself, and a
+    /// client that is dropped would wait for that.
+    pub _connection: ConnectionTask,
+    pub who: Who,
     pub keys: KeyColumn,
 }
 
@@ -80,7 +83,7 @@ impl CockroachFeed {
                 (Stage::Scan(scan), answer, None)
             }
             Start::After(position) => {
-                let statement = Statement::new(server.version, position, settings.resolved_every);
+                let statement = Statement::new(position, settings.resolved_every);
                 let answer = ask_feed(&server, &settings, &statement);
                 let resumed = true;
                 (Stage::Follow { statement, resumed }, answer, Some(position))
@@ -235,7 +238,7 @@ impl CockroachFeed {
             return;
         }
         let at = scan.at;
-        let statement = Statement::new(self.server.version, at, self.settings.resolved_every);
+        let statement = Statement::new(at, self.settings.resolved_every);
         self.answer = ask_feed(&self.server, &self.settings, &statement);
         self.stage = Stage::Follow {
             statement,
@@ -256,10 +259,10 @@ impl CockroachFeed {
                 self.held = Some(Err(FeedError::Interrupted(why)));
                 return;
             }
-            Broken::Failed(error) => self.server.connection.told(error),
+            Broken::Failed(error) => Told::of(error),
         };
         if let Stage::Follow { statement, resumed } = &mut self.stage {
-            match classify(&told, Some(self.server.version)) {
+            match classify(&told, &self.server.who) {
                 Failure::Spelling => {
                     if let Some(other) = statement.otherwise(&told.message) {
                         tracing::info!(refused = told.message, "the changefeed is asked otherwise");
@@ -277,23 +280,19 @@ impl CockroachFeed {
                 _ => {}
             }
         }
-        self.held = Some(Err(self.error(&told)));
-    }
-
-    fn error(&self, told: &Told) -> FeedError {
-        error(told, Some(self.server.version))
+        self.held = Some(Err(error(&told, &self.server.who)));
     }
 }
 
 fn ask_page(server: &Server, settings: &CockroachFeedSettings, scan: &mut Scan) -> Answer {
     let (text, after) = scan.page();
     let wait = settings.answer_wait;
-    Answer::ask(&server.connection.client, text, Some(after), wait, wait)
+    Answer::ask(&server.client, text, Some(after), wait, wait)
 }
 
 fn ask_feed(server: &Server, settings: &CockroachFeedSettings, statement: &Statement) -> Answer {
     Answer::ask(
-        &server.connection.client,
+        &server.client,
         statement.to_string(),
         None,
         settings.answer_wait,

@@ -4,7 +4,7 @@
 //! - `decode.rs`, `hlc.rs`: what the changefeed says (pure)
 //! - `statement.rs`: what it is asked (pure)
 //! - `failure.rs`: what its errors mean (pure)
-//! - `connect.rs`, `answer.rs`: the connection, and an answer with bounds
+//! - `answer.rs`: the answer to a statement, with bounds
 //! - `scan.rs`: the newest row of every key, at one moment
 //! - `feed.rs`: scan, then changefeed, as events
 //!
@@ -17,7 +17,6 @@
 //! and some of them twice.
 
 mod answer;
-mod connect;
 pub mod decode;
 pub mod failure;
 mod feed;
@@ -26,18 +25,18 @@ mod scan;
 pub mod statement;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::timeout;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Column};
 
 use super::{Feed, FeedError, FeedSource, Position};
-use connect::Connection;
+use crate::sql::{ServerKind, SqlConfig, connect_dedicated};
+use failure::{Told, Who};
 use feed::{CockroachFeed, Server, Start};
 use hlc::Hlc;
-use statement::ServerVersion;
 
 /// Bounds of a feed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,8 +48,6 @@ pub struct CockroachFeedSettings {
     /// How often the server is asked to declare a position resolved. At least
     /// 10 ms; the cluster's settings may make it longer.
     pub resolved_every: Duration,
-    /// How long connecting to one node may take.
-    pub connect_wait: Duration,
     /// How long the first answer to a statement may take. On an idle table that is
     /// the first resolved position: 1 to 4 s as clusters are set up.
     pub answer_wait: Duration,
@@ -66,7 +63,6 @@ impl Default for CockroachFeedSettings {
             batch_rows: 1024,
             batch_bytes: 4 * 1024 * 1024,
             resolved_every: Duration::from_secs(1),
-            connect_wait: Duration::from_secs(5),
             answer_wait: Duration::from_secs(30),
             silence: Duration::from_secs(15),
         }
@@ -113,20 +109,19 @@ impl FeedCounters {
 }
 
 /// Opens feeds of a cluster.
+#[derive(Debug)]
 pub struct CockroachFeedSource {
-    nodes: Vec<Config>,
-    /// Counts the tries, so that the next one goes to another node.
-    tries: AtomicUsize,
+    config: SqlConfig,
     settings: CockroachFeedSettings,
     counters: Arc<FeedCounters>,
 }
 
 impl CockroachFeedSource {
-    /// Feeds of the cluster of these nodes.
-    pub fn new(nodes: Vec<Config>, settings: CockroachFeedSettings) -> CockroachFeedSource {
+    /// Feeds of the cluster that this leads to. The first of its nodes that lets us
+    /// in is used; one that drains does not.
+    pub fn new(config: SqlConfig, settings: CockroachFeedSettings) -> CockroachFeedSource {
         CockroachFeedSource {
-            nodes,
-            tries: AtomicUsize::new(0),
+            config,
             settings,
             counters: Arc::default(),
         }
@@ -137,52 +132,26 @@ impl CockroachFeedSource {
         Arc::clone(&self.counters)
     }
 
-    /// A connection to the first node that can be reached, starting with another
-    /// one each time.
-    async fn connect(&self) -> Result<Connection, FeedError> {
-        let mut failed = FeedError::Interrupted("there is no node to connect to".into());
-        for _ in &self.nodes {
-            let next = self.tries.fetch_add(1, Ordering::Relaxed) % self.nodes.len();
-            let Some(node) = self.nodes.get(next) else {
-                continue;
-            };
-            failed = match timeout(self.settings.connect_wait, node.connect(NoTls)).await {
-                Ok(Ok((client, connection))) => return Ok(Connection::run(client, connection)),
-                Ok(Err(error)) => failure::error(&connect::told(&error), None),
-                Err(_) => FeedError::Interrupted(format!(
-                    "no connection within {:?}",
-                    self.settings.connect_wait
-                )),
-            };
-            if let FeedError::Repair(_) = failed {
-                break;
-            }
-        }
-        Err(failed)
-    }
-
     /// Learns of the server what has to be known before a feed begins.
     async fn begin(&self, after: Option<Hlc>) -> Result<(Server, Start), FeedError> {
-        let connection = self.connect().await?;
-        let client = Arc::clone(&connection.client);
-        let failed = |version| {
-            let connection = &connection;
-            move |error| failure::error(&connection.told(&error), version)
+        let connected = connect_dedicated(&self.config).await;
+        let (client, connection, kind) = connected.map_err(|error| failure::unconnected(&error))?;
+        if let ServerKind::Postgres { .. } = kind {
+            return Err(FeedError::Repair(format!(
+                "{} is {kind} and not CockroachDB; name a CockroachDB in the URL",
+                self.config.target()
+            )));
+        }
+        let who = Who {
+            server: kind,
+            role: self.config.role().to_owned(),
         };
+        let failed = |error| failure::error(&Told::of(&error), &who);
         // A user may have a bound on statements; a changefeed has no end.
         let unbounded = client.batch_execute("SET statement_timeout = 0").await;
-        unbounded.map_err(failed(None))?;
-        let said = text(&client, "SELECT version()")
-            .await
-            .map_err(failed(None))?;
-        let Some(version) = ServerVersion::parse(&said) else {
-            return Err(FeedError::Repair(format!(
-                "the URL does not lead to a CockroachDB but to {said}"
-            )));
-        };
-        let table = client.prepare(scan::KEY_COLUMN).await;
-        let table = table.map_err(failed(Some(version)))?;
-        let column = table.columns().first().map(tokio_postgres::Column::type_);
+        unbounded.map_err(failed)?;
+        let table = client.prepare(scan::KEY_COLUMN).await.map_err(failed)?;
+        let column = table.columns().first().map(Column::type_);
         let Some(keys) = column.and_then(scan::key_column) else {
             return Err(FeedError::Repair(format!(
                 "the column kv_log.key is {column:?} and should be BYTES; let Tidepool create the table"
@@ -191,16 +160,16 @@ impl CockroachFeedSource {
         let start = match after {
             Some(position) => Start::After(position),
             None => {
-                let moment = text(&client, scan::MOMENT).await;
-                let moment = moment.map_err(failed(Some(version)))?;
+                let moment = text(&client, scan::MOMENT).await.map_err(failed)?;
                 Start::Scan(Hlc::parse(&moment).ok_or_else(|| {
                     FeedError::Interrupted(format!("the database's moment is {moment:?}"))
                 })?)
             }
         };
         let server = Server {
-            connection,
-            version,
+            client: Arc::new(client),
+            _connection: connection,
+            who,
             keys,
         };
         Ok((server, start))
@@ -221,6 +190,7 @@ impl FeedSource for CockroachFeedSource {
                 FeedError::PositionLost(format!("{position:?} is not a position of this log"))
             })?),
         };
+        // Connecting has bounds of its own; this one is for all that follows too.
         let wait = self.settings.answer_wait;
         let begun = timeout(wait, self.begin(after)).await.map_err(|_| {
             FeedError::Interrupted(format!("the server did not answer within {wait:?}"))

@@ -12,51 +12,15 @@ use super::hlc::Hlc;
 /// The table.
 pub(super) const TABLE: &str = "kv_log";
 
-/// The oldest release whose changefeeds are known to be followed right.
-pub const OLDEST: ServerVersion = ServerVersion {
-    major: 22,
-    minor: 1,
-};
-
 /// Shortest interval that is asked for: zero is refused by some releases.
 const SHORTEST: Duration = Duration::from_millis(10);
-
-/// A release of CockroachDB.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct ServerVersion {
-    /// The year.
-    pub major: u32,
-    /// The release of that year.
-    pub minor: u32,
-}
-
-impl ServerVersion {
-    /// The release that the answer to `SELECT version()` names; `None` when it
-    /// is no CockroachDB's.
-    pub fn parse(text: &str) -> Option<ServerVersion> {
-        let rest = text.strip_prefix("CockroachDB ")?;
-        let mut words = rest.split_whitespace();
-        let numbers = words.find_map(|word| word.strip_prefix('v')?.split_once('.'))?;
-        let minor = numbers.1.split(|c: char| !c.is_ascii_digit()).next()?;
-        Some(ServerVersion {
-            major: numbers.0.parse().ok()?,
-            minor: minor.parse().ok()?,
-        })
-    }
-}
-
-impl fmt::Display for ServerVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "v{}.{}", self.major, self.minor)
-    }
-}
 
 /// How the statement begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Verb {
-    /// Since v22.1.
+    /// As every release that is served should know it.
     Create,
-    /// Before that; deprecated since v25.2.
+    /// Before v22.1; deprecated since v25.2.
     Experimental,
 }
 
@@ -65,8 +29,6 @@ enum Verb {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Statement {
     verb: Verb,
-    /// Whether the other verb was tried.
-    other_tried: bool,
     /// Options that can be done without, in the order in which they are sent.
     spare: Vec<(&'static str, String)>,
     /// Options without which the feed would be wrong.
@@ -74,16 +36,12 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// The feed of all rows committed after `cursor`, for a server of this
-    /// release, which says how far it is at every interval.
-    pub fn new(version: ServerVersion, cursor: Hlc, resolved_every: Duration) -> Statement {
+    /// The feed of all rows committed after `cursor`, which says how far it is at
+    /// every interval.
+    pub fn new(cursor: Hlc, resolved_every: Duration) -> Statement {
         let every = interval(resolved_every.max(SHORTEST));
         Statement {
-            verb: match version >= OLDEST {
-                true => Verb::Create,
-                false => Verb::Experimental,
-            },
-            other_tried: false,
+            verb: Verb::Create,
             spare: vec![
                 ("updated", String::new()),
                 ("mvcc_timestamp", String::new()),
@@ -112,15 +70,8 @@ impl Statement {
         if other.spare.len() < known {
             return Some(other);
         }
-        if self.other_tried {
-            return None;
-        }
-        other.other_tried = true;
-        other.verb = match self.verb {
-            Verb::Create => Verb::Experimental,
-            Verb::Experimental => Verb::Create,
-        };
-        Some(other)
+        other.verb = Verb::Experimental;
+        (other != *self).then_some(other)
     }
 }
 
@@ -154,42 +105,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const V22: ServerVersion = OLDEST;
-
     fn cursor() -> Hlc {
         Hlc::parse("1795431443931920227.0000000000").unwrap()
     }
 
-    fn statement(version: ServerVersion) -> Statement {
-        Statement::new(version, cursor(), Duration::from_secs(1))
+    fn statement() -> Statement {
+        Statement::new(cursor(), Duration::from_secs(1))
     }
 
     #[test]
     fn it_has_what_a_feed_needs() {
         assert_eq!(
-            statement(V22).to_string(),
+            statement().to_string(),
             "CREATE CHANGEFEED FOR TABLE kv_log WITH updated, mvcc_timestamp, \
              schema_change_policy='nobackfill', min_checkpoint_frequency='1s', resolved='1s', \
              envelope='wrapped', cursor='1795431443931920227.0000000000'"
         );
-        let old = ServerVersion {
-            major: 21,
-            minor: 2,
-        };
-        let old = statement(old).to_string();
-        assert!(
-            old.starts_with("EXPERIMENTAL CHANGEFEED FOR kv_log WITH "),
-            "{old}"
-        );
-        let fast = Statement::new(V22, cursor(), Duration::from_millis(100)).to_string();
+        let fast = Statement::new(cursor(), Duration::from_millis(100)).to_string();
         assert!(fast.contains("resolved='100ms'"), "{fast}");
-        let zero = Statement::new(V22, cursor(), Duration::ZERO).to_string();
+        let zero = Statement::new(cursor(), Duration::ZERO).to_string();
         assert!(zero.contains("resolved='10ms'"), "{zero}");
     }
 
     #[test]
     fn what_a_server_does_not_know_is_left_out() {
-        let first = statement(V22);
+        let first = statement();
         let second = first
             .otherwise("invalid option \"schema_change_policy\"")
             .unwrap();
@@ -209,40 +149,14 @@ mod tests {
         assert_eq!(third.otherwise("invalid option \"resolved\""), None);
     }
 
-    #[test]
-    fn releases_are_read_from_what_servers_say() {
-        for (text, release) in [
-            (
-                "CockroachDB CCL v22.1.0-alpha.1-1247-gabc (x86_64-pc-linux-gnu, built 2022/02/01 00:00:00, go1.17.6)",
-                Some((22, 1)),
-            ),
-            (
-                "CockroachDB OSS v21.2.17 (x86_64-unknown-linux-gnu)",
-                Some((21, 2)),
-            ),
-            ("CockroachDB CCL v25.4.0-rc.1 (x86_64)", Some((25, 4))),
-            ("PostgreSQL 15.3 on x86_64-pc-linux-gnu", None),
-            ("CockroachDB", None),
-            ("CockroachDB CCL vx.y", None),
-        ] {
-            let found = ServerVersion::parse(text).map(|version| (version.major, version.minor));
-            assert_eq!(found, release, "{text}");
-        }
-    }
-
     proptest! {
         #[test]
         fn there_is_always_an_end_to_other_ways(refusals in prop::collection::vec(".*", 20)) {
-            let mut current = Some(statement(V22));
+            let mut current = Some(statement());
             for refusal in refusals {
                 current = current.and_then(|statement| statement.otherwise(&refusal));
             }
             prop_assert_eq!(current, None);
-        }
-
-        #[test]
-        fn no_text_makes_the_version_panic(text in ".*|CockroachDB [v0-9. ]*") {
-            let _ = ServerVersion::parse(&text);
         }
     }
 }
