@@ -36,6 +36,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod defaults;
+pub mod doctor;
 pub mod feed;
 pub mod handlers;
 pub mod http;

@@ -167,7 +167,7 @@ fn sources(args: Args) -> Result<Sources, CliError> {
 }
 
 /// The variables that may be settings.
-fn environment(
+pub(super) fn environment(
     variables: impl IntoIterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
 ) -> Result<Vec<(String, String)>, CliError> {
     let mut settings = Vec::new();

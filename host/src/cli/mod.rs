@@ -8,6 +8,7 @@
 mod client;
 mod deploy;
 mod dev;
+mod doctor;
 mod handlers;
 mod output;
 mod rollback;
@@ -35,6 +36,7 @@ struct Cli {
 enum Command {
     Dev(dev::Args),
     Deploy(deploy::Args),
+    Doctor(doctor::Args),
     Handlers(handlers::Args),
     Rollback(rollback::Args),
 }
@@ -72,6 +74,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match cli.command {
         Command::Dev(args) => dev::run(args),
         Command::Deploy(args) => deploy::run(&args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Handlers(args) => handlers::run(&args),
         Command::Rollback(args) => rollback::run(&args),
     };

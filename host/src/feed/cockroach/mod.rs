@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::timeout;
-use tokio_postgres::{Client, Column};
+use tokio_postgres::Column;
 
 use super::{Feed, FeedError, FeedSource, Position};
 use crate::sql::{ServerKind, SqlConfig, connect_dedicated};
@@ -132,8 +132,38 @@ impl CockroachFeedSource {
         Arc::clone(&self.counters)
     }
 
+    /// Opens a feed of what is committed from now on, to see whether there can be
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// As [`FeedSource::open`], but for a lost position.
+    pub async fn open_now(&self) -> Result<Box<dyn Feed>, FeedError> {
+        let opened = async {
+            let server = self.begin().await?;
+            let start = Start::After(moment(&server).await?);
+            Ok(self.feed(server, start))
+        };
+        self.within(opened).await
+    }
+
+    fn feed(&self, server: Server, start: Start) -> Box<dyn Feed> {
+        let counters = Arc::clone(&self.counters);
+        Box::new(CockroachFeed::new(server, start, self.settings, counters))
+    }
+
+    /// Connecting has bounds of its own; this one is for all that follows too.
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, FeedError>> + Send,
+    ) -> Result<T, FeedError> {
+        let wait = self.settings.answer_wait;
+        let late = || FeedError::Interrupted(format!("the server did not answer within {wait:?}"));
+        timeout(wait, work).await.map_err(|_| late())?
+    }
+
     /// Learns of the server what has to be known before a feed begins.
-    async fn begin(&self, after: Option<Hlc>) -> Result<(Server, Start), FeedError> {
+    async fn begin(&self) -> Result<Server, FeedError> {
         let connected = connect_dedicated(&self.config).await;
         let (client, connection, kind) = connected.map_err(|error| failure::unconnected(&error))?;
         if let ServerKind::Postgres { .. } = kind {
@@ -157,28 +187,25 @@ impl CockroachFeedSource {
                 "the column kv_log.key is {column:?} and should be BYTES; let Tidepool create the table"
             )));
         };
-        let start = match after {
-            Some(position) => Start::After(position),
-            None => {
-                let moment = text(&client, scan::MOMENT).await.map_err(failed)?;
-                Start::Scan(Hlc::parse(&moment).ok_or_else(|| {
-                    FeedError::Interrupted(format!("the database's moment is {moment:?}"))
-                })?)
-            }
-        };
-        let server = Server {
+        Ok(Server {
             client: Arc::new(client),
             _connection: connection,
             who,
             keys,
-        };
-        Ok((server, start))
+        })
     }
 }
 
-/// The one text that a statement answers.
-async fn text(client: &Client, statement: &str) -> Result<String, tokio_postgres::Error> {
-    client.query_one(statement, &[]).await?.try_get(0)
+/// The database's moment.
+async fn moment(server: &Server) -> Result<Hlc, FeedError> {
+    let text = async {
+        let row = server.client.query_one(scan::MOMENT, &[]).await?;
+        row.try_get::<_, String>(0)
+    };
+    let text = text.await;
+    let text = text.map_err(|error| failure::error(&Told::of(&error), &server.who))?;
+    Hlc::parse(&text)
+        .ok_or_else(|| FeedError::Interrupted(format!("the database's moment is {text:?}")))
 }
 
 #[async_trait]
@@ -190,18 +217,14 @@ impl FeedSource for CockroachFeedSource {
                 FeedError::PositionLost(format!("{position:?} is not a position of this log"))
             })?),
         };
-        // Connecting has bounds of its own; this one is for all that follows too.
-        let wait = self.settings.answer_wait;
-        let begun = timeout(wait, self.begin(after)).await.map_err(|_| {
-            FeedError::Interrupted(format!("the server did not answer within {wait:?}"))
-        })?;
-        let (server, start) = begun?;
-        let counters = Arc::clone(&self.counters);
-        Ok(Box::new(CockroachFeed::new(
-            server,
-            start,
-            self.settings,
-            counters,
-        )))
+        let opened = async {
+            let server = self.begin().await?;
+            let start = match after {
+                Some(position) => Start::After(position),
+                None => Start::Scan(moment(&server).await?),
+            };
+            Ok(self.feed(server, start))
+        };
+        self.within(opened).await
     }
 }
