@@ -16,9 +16,9 @@ pub(super) const SETTINGS: &[&str] = &[
     "max_prepared_transactions",
 ];
 
-/// Connections beside those that requests share: one that writes, one for the feed
+/// Connections beside those that requests share: two that write, one for the feed
 /// of each region (up to 16), and one that makes the tables.
-const OTHER_CONNECTIONS: i64 = 18;
+const OTHER_CONNECTIONS: i64 = 19;
 
 /// Age after which a transaction that has written is worth a word.
 const LONG: Duration = Duration::from_secs(60);

@@ -114,6 +114,8 @@ pub struct Script {
     pub snapshot: Vec<Stored>,
     /// Statements that are refused: part of the text, SQLSTATE, message.
     pub refusals: Vec<(String, String, String)>,
+    /// Answers to simple queries: part of the text, and rows. Others have none.
+    pub answers: Vec<(String, Vec<Vec<Option<String>>>)>,
     /// Whether it lets nobody in, as when it is about to stop.
     pub draining: bool,
     /// What changefeeds say: each statement that starts one takes the next.
@@ -130,6 +132,7 @@ impl Default for Script {
             moment: "1795431443000000000.0000000000".into(),
             snapshot: Vec::new(),
             refusals: Vec::new(),
+            answers: Vec::new(),
             draining: false,
             feeds: VecDeque::new(),
         }
@@ -208,7 +211,7 @@ impl StandIn {
         change(&mut self.state.script.lock().unwrap());
     }
 
-    /// The statements that it was sent, each as often as it was prepared.
+    /// The statements that it was sent, each as often as it was prepared or run.
     pub fn statements(&self) -> Vec<String> {
         self.state.statements.lock().unwrap().clone()
     }
@@ -268,12 +271,8 @@ impl Connection {
                 _ if failed => {}
                 b'Q' => {
                     let text = string(&mut body);
-                    if text.starts_with("SHOW") {
-                        // Of several servers, one that can be written is taken.
-                        self.columns(&[("transaction_read_only", TEXT)]);
-                        self.row(&[Some(b"off")]);
-                    }
-                    self.complete("SET");
+                    self.state.statements.lock().unwrap().push(text.clone());
+                    self.simple(&text);
                     self.ready().await?;
                 }
                 b'P' => {
@@ -370,6 +369,28 @@ impl Connection {
                 return Ok(None);
             }
         }
+    }
+
+    /// Answers a simple query, in text.
+    fn simple(&mut self, text: &str) {
+        if let Some((code, message)) = self.refusal(text) {
+            return self.error(&code, &message);
+        }
+        let answers = self.state.script.lock().unwrap().answers.clone();
+        let rows = answers.into_iter().find(|(part, _)| text.contains(part));
+        let rows = match rows {
+            Some((_, rows)) => rows,
+            // Of several servers, one that can be written is taken.
+            None if text.contains("transaction_read_only") => vec![vec![Some("off".into())]],
+            None => return self.complete("SET"),
+        };
+        let columns = rows.first().map_or(1, Vec::len);
+        self.columns(&vec![("text", TEXT); columns]);
+        for row in rows {
+            let columns = row.iter().map(|text| text.as_deref().map(str::as_bytes));
+            self.row(&columns.collect::<Vec<_>>());
+        }
+        self.complete("SELECT");
     }
 
     fn refusal(&self, text: &str) -> Option<(String, String)> {

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
+mod doctor;
 mod faults;
 mod recorded;
 mod scan;
@@ -27,18 +28,23 @@ const PATIENT: CockroachFeedSettings = CockroachFeedSettings {
     silence: Duration::from_secs(60),
 };
 
-/// Feeds of a cluster of these nodes.
-fn source(nodes: &[&StandIn], settings: CockroachFeedSettings) -> CockroachFeedSource {
+/// How to connect to a cluster of these nodes.
+fn config(nodes: &[&StandIn]) -> SqlConfig {
     let nodes: Vec<_> = nodes
         .iter()
         .map(|node| node.address().to_string())
         .collect();
     let url = format!("postgresql://feed@{}/kv?sslmode=disable", nodes.join(","));
-    let settings_of_url = Database {
+    let database = Database {
         url: Some(Secret::new(url)),
         ..Database::default()
     };
-    CockroachFeedSource::new(SqlConfig::new(&settings_of_url).unwrap(), settings)
+    SqlConfig::new(&database).unwrap()
+}
+
+/// Feeds of a cluster of these nodes.
+fn source(nodes: &[&StandIn], settings: CockroachFeedSettings) -> CockroachFeedSource {
+    CockroachFeedSource::new(config(nodes), settings)
 }
 
 /// A stand-in whose next changefeed takes these steps.

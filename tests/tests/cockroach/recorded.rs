@@ -208,7 +208,7 @@ async fn what_an_operator_has_to_repair_says_what_to_do() {
         ),
         (
             "no-such-table",
-            ["does not exist", "restart Tidepool to create the table"],
+            ["does not exist", "restart Tidepool to create it"],
         ),
     ] {
         let delivered = play(name).await;

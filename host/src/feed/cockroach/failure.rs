@@ -79,8 +79,9 @@ pub fn classify(told: &Told, who: &Who) -> Failure {
     }
     if says("was dropped") {
         return Failure::Repair(
-            "the table was dropped; restore it, or restart Tidepool to create an empty one, \
-             and flush the cache of every region: it is filled again from the log"
+            "the table was dropped; restore it from a backup, or drop the table tidepool_schema \
+             too and restart Tidepool to begin with an empty log; then flush the cache of every \
+             region, and it is filled again from the log"
                 .into(),
         );
     }
@@ -136,7 +137,8 @@ pub fn error(told: &Told, who: &Who) -> FeedError {
             who.server
         )),
         Failure::NoTable => FeedError::Repair(format!(
-            "{said}: restart Tidepool to create the table, or correct the database in the URL"
+            "{said}: correct the database in the URL, restore the table from a backup, or, when \
+             there never was one, restart Tidepool to create it"
         )),
         Failure::Repair(advice) => FeedError::Repair(format!("{said}: {advice}")),
     }
@@ -228,7 +230,11 @@ mod tests {
                 "SET CLUSTER SETTING kv.rangefeed.enabled = true;",
             ),
             ("XXUUU", "\"kv_log\" was truncated", "flush the cache"),
-            ("XXUUU", "\"kv_log\" was dropped", "restore it"),
+            (
+                "XXUUU",
+                "\"kv_log\" was dropped",
+                "restore it from a backup",
+            ),
             (
                 "42501",
                 "current user must have a role WITH CONTROLCHANGEFEED",
