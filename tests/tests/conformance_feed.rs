@@ -1,5 +1,5 @@
-//! Every feed has to do the same: the suite over SQLite and PostgreSQL, with tiny
-//! batches and with those of production.
+//! Every feed has to do the same: the suite over SQLite, PostgreSQL and, where there
+//! is one, CockroachDB, with tiny batches and with those of production.
 
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
@@ -9,12 +9,15 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tidepool::clock::{SystemClock, SystemEntropy};
 use tidepool::config::{self, Database, Secret};
+use tidepool::doctor;
+use tidepool::feed::cockroach::{CockroachFeedSettings, CockroachFeedSource};
 use tidepool::feed::postgres::{PostgresFeedSettings, PostgresFeedSource};
 use tidepool::feed::sqlite::{SqliteFeedSettings, SqliteFeedSource};
 use tidepool::log::sql::SqlLog;
 use tidepool::log::sqlite::{SqliteDatabase, SqliteLog, SqliteSettings};
-use tidepool::sql::SqlConfig;
+use tidepool::sql::{SqlConfig, connect_dedicated};
 use tidepool_tests::conformance::feed;
+use tidepool_tests::servers::cockroach::Cockroach;
 use tidepool_tests::servers::postgres::Postgres;
 
 const EVERY: Duration = Duration::from_millis(20);
@@ -57,5 +60,34 @@ async fn postgres() {
             resolved_every: EVERY,
         };
         feed::run(log, Arc::new(PostgresFeedSource::new(config, settings))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn cockroach() {
+    let Some(server) = Cockroach::find("the feed").await else {
+        return;
+    };
+    for (batch_rows, batch_bytes) in BOUNDS {
+        let url = server.database(&format!("feed_{batch_rows}")).await;
+        let database = Database {
+            url: Some(Secret::new(url)),
+            ..Database::default()
+        };
+        let config = SqlConfig::new(&database).unwrap();
+        let settings = config::Log::default();
+        let log = SqlLog::open(config.clone(), &settings, Arc::new(SystemEntropy));
+        let log = Arc::new(log.await.unwrap());
+        // Without rangefeeds, which are off as it is installed, there is no feed.
+        let (client, task, kind) = connect_dedicated(&config).await.unwrap();
+        doctor::tune(&client, kind, config.role()).await;
+        drop((client, task));
+        let settings = CockroachFeedSettings {
+            batch_rows,
+            batch_bytes,
+            resolved_every: Duration::from_millis(100),
+            ..CockroachFeedSettings::default()
+        };
+        feed::run(log, Arc::new(CockroachFeedSource::new(config, settings))).await;
     }
 }

@@ -15,13 +15,13 @@ const END: &str = "1795431600000000000.0000000000";
 #[tokio::test]
 async fn silence_is_an_interruption_before_and_after_the_first_answer() {
     let impatient = CockroachFeedSettings {
-        answer_wait: Duration::from_millis(700),
-        silence: Duration::from_millis(500),
+        answer_wait: Duration::from_secs(3),
+        silence: Duration::from_secs(2),
         ..PATIENT
     };
     for (steps, says) in [
-        (vec![], "silent for 700ms"),
-        (vec![resolved(END)], "silent for 500ms"),
+        (vec![], "silent for 3s"),
+        (vec![resolved(END)], "silent for 2s"),
     ] {
         let server = playing(steps).await;
         let delivered = follow(&source(&[&server], impatient), Some(AFTER), None).await;
@@ -41,7 +41,7 @@ async fn a_position_that_goes_nowhere_is_an_interruption() {
     }
     let server = playing(steps).await;
     let settings = CockroachFeedSettings {
-        silence: Duration::from_secs(1),
+        silence: Duration::from_secs(2),
         ..PATIENT
     };
     let delivered = follow(&source(&[&server], settings), Some(AFTER), None).await;

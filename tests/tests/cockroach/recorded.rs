@@ -81,7 +81,7 @@ fn assert_same_request(sent: &str, recorded: &str) {
     let sent_cursor: Vec<_> = sent.iter().filter(|o| start(o)).cloned().collect();
     assert!(sent_cursor[0].starts_with("cursor="), "{sent_cursor:?}");
     if let Some(cursor) = recorded.iter().find(|o| o.starts_with("cursor=")) {
-        assert_eq!(&sent_cursor, &[cursor.clone()]);
+        assert_eq!(sent_cursor, std::slice::from_ref(cursor));
     }
     sent.retain(|option| !start(option));
     recorded.retain(|option| !start(option));
