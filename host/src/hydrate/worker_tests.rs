@@ -436,7 +436,10 @@ async fn a_feed_that_waits_for_an_operator_is_tried_slowly_and_nothing_is_cleare
         Arc::new(Scripted::default()),
         Arc::new(Flaky::new(usize::MAX, false)),
     );
-    let at = Position("1".into());
+    let at = Progress {
+        position: Position("1".into()),
+        as_of_micros: 0,
+    };
     let kept = Saved::At(at.clone()).encode();
     cache.applied.lock().extend((1..=3).map(Version));
     assert!(cache.save_position(None, &kept).await.unwrap());
@@ -448,7 +451,7 @@ async fn a_feed_that_waits_for_an_operator_is_tried_slowly_and_nothing_is_cleare
     assert_eq!(cache.position().await.unwrap(), Some(kept));
     running.caught_up().await;
     assert_eq!(begun.elapsed(), 2 * HydratorSettings::default().repair_wait);
-    let resumed = Some(at);
+    let resumed = Some(at.position);
     assert_eq!(
         *feed.opened.lock(),
         [resumed.clone(), resumed.clone(), resumed]

@@ -167,11 +167,7 @@ async fn call(
 
 /// Asserts that a call into a silent log is ended within its bound; the error.
 /// `waiting`: how many wait for that log.
-async fn is_ended(
-    mut instance: Instance,
-    method: Method,
-    waiting: Arc<AtomicUsize>,
-) -> CallError {
+async fn is_ended(mut instance: Instance, method: Method, waiting: Arc<AtomicUsize>) -> CallError {
     let start = Instant::now();
     let result = within("the end of the call", call(&mut instance, method));
     let error = result.await.unwrap_err();
