@@ -81,10 +81,16 @@ fn every_source_says_first_what_it_is() {
 #[test]
 fn imports_point_one_way() {
     let above_backends = ["handlers", "http", "hydrate", "wit_host", "app", "cli"];
-    let rules: [(&str, &[&str]); 7] = [
+    let rules: [(&str, &[&str]); 8] = [
         ("cache/", &above_backends),
         ("log/", &above_backends),
         ("feed/", &above_backends),
+        (
+            "sql/",
+            &[
+                "cache", "log", "feed", "handlers", "http", "hydrate", "wit_host", "app", "cli",
+            ],
+        ),
         ("wit_host/", &["handlers", "http", "hydrate", "app", "cli"]),
         ("handlers/", &["http", "hydrate", "app", "cli"]),
         ("http/", &["app", "cli"]),
@@ -368,7 +374,7 @@ fn the_limits_of_the_readme_are_the_defaults() {
 fn every_setting_that_the_readme_names_exists() {
     let readme = std::fs::read_to_string(built::repository().join("README.md")).expect("README.md");
     let sections = [
-        "admin", "http", "cache", "log", "feed", "handlers", "limits",
+        "admin", "http", "database", "cache", "log", "feed", "handlers", "limits",
     ];
     let mut seen = 0;
     for line in readme.lines() {

@@ -172,7 +172,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The next wait: 25 ms at first, 5 s at most.
-    pub fn next(&mut self) -> Duration {
+    fn next_wait(&mut self) -> Duration {
         let whole = self.next;
         self.next = whole.saturating_mul(2).min(BACKOFF.1);
         whole / 2 + (whole / 2).mul_f64(rand::random::<f64>())
@@ -180,7 +180,7 @@ impl Backoff {
 
     /// Waits the next wait.
     pub async fn wait(&mut self) {
-        tokio::time::sleep(self.next()).await;
+        tokio::time::sleep(self.next_wait()).await;
     }
 }
 
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn waits_grow_to_a_bound_and_are_not_all_alike() {
         let mut backoff = Backoff::default();
-        let waits: Vec<Duration> = (0..50).map(|_| backoff.next()).collect();
+        let waits: Vec<Duration> = (0..50).map(|_| backoff.next_wait()).collect();
         assert!(waits[0] <= BACKOFF.0 && waits[0] >= BACKOFF.0 / 2);
         assert!(waits.iter().all(|wait| *wait <= BACKOFF.1));
         let late = &waits[20..];

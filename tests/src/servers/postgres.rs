@@ -341,9 +341,12 @@ fn ids(users: &str, name: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-fn must<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) -> T {
+fn must<T, E: std::error::Error>(what: &str, result: Result<T, E>) -> T {
     match result {
         Ok(it) => it,
-        Err(error) => panic!("{what}: {error}"),
+        Err(error) => match error.source() {
+            Some(cause) => panic!("{what}: {error}: {cause}"),
+            None => panic!("{what}: {error}"),
+        },
     }
 }

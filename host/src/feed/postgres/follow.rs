@@ -141,7 +141,8 @@ impl PostgresFeed {
     ) -> Result<PostgresFeed, FeedError> {
         let failed = |error| FeedError::Interrupted(config.statement_error(&error).to_string());
         // Before the first look: nothing can be committed unheard between the two.
-        let listen = format!("LISTEN {CHANNEL}");
+        // Its statements run for as long as the reader takes, and are many and cheap.
+        let listen = format!("SET statement_timeout = 0; SET jit = off; LISTEN {CHANNEL}");
         client.batch_execute(&listen).await.map_err(failed)?;
         let identity = client.query_one(IDENTITY, &[]).await.map_err(failed)?;
         let table: u32 = identity.try_get(1).map_err(failed)?;

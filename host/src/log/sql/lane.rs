@@ -127,18 +127,17 @@ pub(super) async fn run(shared: Arc<Shared>, config: SqlConfig) {
 async fn write(shared: &Shared, config: &SqlConfig, mut link: Link, batch: Vec<Append>) -> Link {
     // All of them stay ours until the last is answered.
     let keys: HashSet<Key> = batch.iter().map(|append| append.key.clone()).collect();
-    // What a failure of one would fail for all goes alone.
-    let mut batches = vec![batch];
-    while let Some(batch) = batches.pop() {
-        if !link.is_up() {
-            let why =
-                "the connection to the database was lost before the write was sent; try again";
-            for append in batch {
-                append.answer(Err(AppendError::Unavailable(why.into())));
-            }
+    let until = deadline(config.request_timeout);
+    let mut batches = vec![(batch, until)];
+    while let Some((batch, until)) = batches.pop() {
+        if !link.is_up() || Instant::now() >= until {
+            refuse(
+                batch,
+                "the connection to the database was lost, or is too slow; try again",
+            );
             continue;
         }
-        match link.append_patiently(&batch, config).await {
+        match link.append_patiently(&batch, until).await {
             Outcome::Decided(answers) => {
                 for (append, answer) in batch.into_iter().zip(answers) {
                     append.answer(answer);
@@ -149,23 +148,28 @@ async fn write(shared: &Shared, config: &SqlConfig, mut link: Link, batch: Vec<A
                 link = next;
                 let again = settle(batch, found);
                 if !again.is_empty() {
-                    batches.push(again);
+                    batches.push((again, deadline(config.request_timeout)));
                 }
             }
-            Outcome::Refused(_) if batch.len() > 1 => {
-                // In their order: the last is taken first.
-                batches.extend(batch.into_iter().rev().map(|append| vec![append]));
+            // Each alone, in their order: the last is taken first.
+            Outcome::Spoilt(_) if batch.len() > 1 => {
+                let alone = batch.into_iter().rev().map(|append| (vec![append], until));
+                batches.extend(alone);
             }
-            Outcome::Refused(why) | Outcome::Busy(why) => {
+            Outcome::Refused(why) | Outcome::Spoilt(why) | Outcome::Busy(why) => {
                 tracing::error!(why, appends = batch.len(), "writes have failed");
-                for append in batch {
-                    append.answer(Err(AppendError::Unavailable(why.clone())));
-                }
+                refuse(batch, &why);
             }
         }
     }
     shared.done(&keys);
     link
+}
+
+fn refuse(batch: Vec<Append>, why: &str) {
+    for append in batch {
+        append.answer(Err(AppendError::Unavailable(why.to_owned())));
+    }
 }
 
 /// Answers what was found out; gives back what was not written and still has time.
@@ -195,11 +199,11 @@ impl Append {
 
 impl Link {
     /// Tries a batch again that others have got in the way of.
-    async fn append_patiently(&self, batch: &[Append], config: &SqlConfig) -> Outcome {
+    async fn append_patiently(&self, batch: &[Append], until: Instant) -> Outcome {
         let mut tries = 0;
         loop {
-            match self.append(batch, deadline(config.request_timeout)).await {
-                Outcome::Busy(_) if tries < RETRIES => {
+            match self.append(batch, until).await {
+                Outcome::Busy(_) if tries < RETRIES && Instant::now() < until => {
                     tries += 1;
                     sleep(jitter(tries)).await;
                 }

@@ -32,6 +32,8 @@ pub(super) enum Outcome {
     Busy(String),
     /// Nothing was written, and trying again would not help.
     Refused(String),
+    /// Nothing was written, perhaps for one of the appends alone.
+    Spoilt(String),
     /// It may or may not have been written.
     Unclear(String),
 }
@@ -228,6 +230,12 @@ impl Link {
         let why = self.config.statement_error(error).to_string();
         match classify(error) {
             Class::Retry => Outcome::Busy(why),
+            Class::Other => Outcome::Spoilt(why),
+            Class::ReadOnly => {
+                // Another host may have taken over.
+                self.task.abort();
+                Outcome::Refused(why)
+            }
             _ => Outcome::Refused(why),
         }
     }

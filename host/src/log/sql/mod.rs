@@ -13,7 +13,7 @@ mod link;
 pub(crate) mod migrate;
 mod queue;
 pub(crate) mod rows;
-pub(crate) mod statements;
+pub mod statements;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,7 +140,8 @@ impl SqlLog {
 #[async_trait]
 impl Log for SqlLog {
     /// Waits at most three times `database.request_timeout`: to be sent, to be
-    /// answered, and for the outcome to be looked up.
+    /// answered, and for the outcome to be looked up. What was certainly not written
+    /// is sent again as long as it could still have waited.
     async fn append(
         &self,
         key: Key,

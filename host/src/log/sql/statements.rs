@@ -63,7 +63,7 @@ pub(super) const OWN_BACKEND: &str =
 /// tags of conditions as pairs of an append's place and a version. It gives back,
 /// in the order of the appends: whether the condition held, the version of the
 /// live value, the new version, and the clock.
-pub(super) fn append(kind: ServerKind) -> String {
+pub fn append(kind: ServerKind) -> String {
     let latest = match kind {
         // The keys are locked already.
         ServerKind::Postgres { .. } => {
@@ -116,7 +116,10 @@ pub(super) fn append(kind: ServerKind) -> String {
                 greatest(coalesce(latest, 0) + 1, now)
                     + row_number() OVER (PARTITION BY key ORDER BY place) - 1,
                 now, deleted, content_type,
-                now + least(ttl, 9223372036854775807 - now), write_id, value
+                -- The least of nothing and something is something.
+                CASE WHEN ttl IS NOT NULL
+                    THEN now + least(ttl, 9223372036854775807 - now) END,
+                write_id, value
             FROM decided WHERE holds
             RETURNING key, write_id, version
         )
