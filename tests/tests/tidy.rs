@@ -143,7 +143,10 @@ fn backends_are_named_in_one_place() {
         }
         for word in words(&text) {
             let names = |backend: &&&str| word.contains(**backend);
-            let Some(backend) = ["sqlite", "cache::memory"].iter().find(names) else {
+            let Some(backend) = ["sqlite", "cache::memory", "cache::redis"]
+                .iter()
+                .find(names)
+            else {
                 continue;
             };
             let allowed = ALLOWED

@@ -77,7 +77,7 @@ const COMMANDS: [&str; 20] = [
 ];
 
 /// Rows in one run of the script: others have to wait for its end.
-const ROWS_IN_A_SCRIPT: usize = 256;
+const ROWS_IN_A_SCRIPT: usize = 128;
 
 /// Keys looked at in one step of removing what an earlier epoch has left.
 const KEYS_IN_A_SCAN: usize = 1000;

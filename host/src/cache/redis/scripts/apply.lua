@@ -11,6 +11,7 @@
 --
 -- Versions are text of one length: comparing them as text is exact.
 local ZERO = string.rep('0', 19)
+local call, pcall, sub, match = redis.call, redis.pcall, string.sub, string.match
 
 local function info(section, pattern)
   local text = redis.pcall('INFO', section)
@@ -73,35 +74,31 @@ for i = 2, #KEYS do
   local key, at = KEYS[i], i * 5 - 5
   local op, version = ARGV[at], ARGV[at + 2]
   -- What is not a string is no entry of ours.
-  local head = redis.pcall('GETRANGE', key, 0, 20)
+  local head = pcall('GETRANGE', key, 0, 20)
   if type(head) ~= 'string' then head = '?' end
-  local kind, held = nil, nil
-  if #head == 21 and string.sub(head, 1, 1) == '1' then
-    kind = string.sub(head, 2, 2)
-    if kind == 'V' or kind == 'D' then held = string.sub(head, 3) end
-  end
+  local held = #head == 21 and match(head, '^1[VD](%d+)$')
   if not (held and held >= version) then
     local keep
     if held then
       keep = op ~= 'e'
     else
-      keep = version > floor and (op == 's' or (op == 'r' and kind == 'N'))
+      keep = version > floor and (op == 's' or (op == 'r' and sub(head, 1, 2) == '1N'))
     end
     if keep and full == 0 then
-      redis.call('SET', key, ARGV[at + 4], 'PX', ARGV[at + 3])
+      call('SET', key, ARGV[at + 4], 'PX', ARGV[at + 3])
       local half = class[ARGV[at + 1]]
       half.this = max(half.this, version)
       stored = stored + 1
     else
       -- Also where a lease was: that is how it is revoked.
-      if head ~= '' then redis.call('DEL', key) end
+      if head ~= '' then call('DEL', key) end
       floor = max(floor, version)
     end
   end
   high = max(high, version)
 end
 
-redis.call('HSET', KEYS[1], 'run', run, 'evicted', evicted, 'high', high, 'floor', floor,
+call('HSET', KEYS[1], 'run', run, 'evicted', evicted, 'high', high, 'floor', floor,
   't:ttl', ARGV[3], 't:at', class.t.at, 't:now', class.t.this, 't:before', class.t.before,
   'v:ttl', ARGV[4], 'v:at', class.v.at, 'v:now', class.v.this, 'v:before', class.v.before)
 return {stored, full}

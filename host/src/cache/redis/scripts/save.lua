@@ -24,9 +24,16 @@ local function info(section, pattern)
 end
 local run, evicted = info('server', 'run_id:(%x+)'), info('stats', 'evicted_keys:(%d+)')
 local zero = string.rep('0', 19)
+-- The heights begin in the present half, or what is filled before the first batch
+-- would count as of long ago.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local function half(ttl)
+  return string.format('%.0f', math.floor(now / (tonumber(ttl) / 2)))
+end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'position', ARGV[3], 'run', run,
   'evicted', evicted, 'high', zero, 'floor', zero,
-  't:ttl', ARGV[5], 't:at', '0', 't:now', zero, 't:before', zero,
-  'v:ttl', ARGV[6], 'v:at', '0', 'v:now', zero, 'v:before', zero)
+  't:ttl', ARGV[5], 't:at', half(ARGV[5]), 't:now', zero, 't:before', zero,
+  'v:ttl', ARGV[6], 'v:at', half(ARGV[6]), 'v:now', zero, 'v:before', zero)
 return {3, run}
