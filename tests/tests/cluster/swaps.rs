@@ -53,7 +53,8 @@ async fn a_swap_in_one_region_costs_no_request_and_leaves_the_others_alone() {
         ran.success();
         let tagged = host.region("us-west-1").get("/kv/k").send().await;
         assert_eq!(tagged.header("x-tag"), Some("a"));
-        host.cli(&["rollback", "get"]).await.success();
+        let ran = host.cli(&["rollback", "get", "--to", "1"]).await;
+        ran.success();
         says(
             host.region("us-west-1").get("/kv/k").send().await,
             "v",
