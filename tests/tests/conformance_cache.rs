@@ -51,6 +51,12 @@ async fn what_expired_in_memory_stays_gone() {
 }
 
 #[tokio::test]
+async fn a_flush_of_memory_is_noticed() {
+    let (cache, _) = memory(MemoryCacheSettings::default());
+    suite::a_flush_is_noticed(&*cache, async { cache.clear() }).await;
+}
+
+#[tokio::test]
 async fn redis_conforms() {
     let redis = Redis::start().await;
     suite::run(Arc::new(redis.cache().await)).await;

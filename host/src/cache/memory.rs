@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -69,6 +70,8 @@ pub struct MemoryCache {
     slots: Vec<RwLock<Slot>>,
     hash_seed: u64,
     position: Mutex<Option<Position>>,
+    /// Cleared since the position was read.
+    moved: AtomicBool,
     max_bytes: usize,
     lease_wait: Duration,
     clock: Arc<dyn Clock>,
@@ -122,6 +125,7 @@ impl MemoryCache {
             slots: slots.collect(),
             hash_seed: entropy.next_u64(),
             position: Mutex::new(None),
+            moved: AtomicBool::new(false),
             max_bytes: settings.max_bytes,
             lease_wait: settings.lease_wait,
             clock,
@@ -140,6 +144,7 @@ impl MemoryCache {
                 .for_each(|(wake, _)| wake.notify_waiters());
         }
         *position = None;
+        self.moved.store(true, Ordering::SeqCst);
     }
 
     fn slot(&self, key: &str) -> &RwLock<Slot> {
@@ -214,6 +219,9 @@ impl Cache for MemoryCache {
     }
 
     async fn apply(&self, rows: &[Row], decisions: &[Decision]) -> Result<Applied, CacheError> {
+        if self.moved.load(Ordering::SeqCst) {
+            return Err(CacheError::Moved);
+        }
         let mut applied = Applied::default();
         for (index, row) in rows.iter().enumerate() {
             let decision = decisions.get(index).copied().unwrap_or(Decision::Evict);
@@ -229,7 +237,9 @@ impl Cache for MemoryCache {
     }
 
     async fn position(&self) -> Result<Option<Position>, CacheError> {
-        Ok(self.position.lock().clone())
+        let position = self.position.lock();
+        self.moved.store(false, Ordering::SeqCst);
+        Ok(position.clone())
     }
 
     async fn save_position(

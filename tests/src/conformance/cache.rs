@@ -2,17 +2,17 @@
 
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
-use std::collections::HashMap;
+mod any;
+mod shared;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidepool::cache::{Cache, CacheError, Decision, Lease, Lookup};
-use tidepool::clock::{Entropy, SeededEntropy};
+use tidepool::cache::{Cache, Decision, Lease, Lookup};
 use tidepool::feed::Position;
-use tidepool::model::{Key, MAX_KEY_BYTES, Row, State, Value, Version};
+use tidepool::model::{Key, Row, State, Value, Version};
 
-/// Orders tried where any has to do.
-const SEEDS: u64 = 8;
+pub use shared::{a_flush_is_noticed, two_clients, what_expired_stays_gone};
 
 /// Runs the suite on a cache that is empty. The cache must have room for 64 KiB.
 ///
@@ -32,10 +32,10 @@ pub async fn run(cache: Arc<dyn Cache>) {
     an_old_entry_does_not_answer_for_a_newer_version(&*cache).await;
     a_reader_waits_for_the_fill(cache.clone()).await;
     a_released_lease_goes_to_one_who_waits(cache.clone()).await;
-    keys_and_values_are_any_bytes(&*cache).await;
+    any::keys_and_values_are_any_bytes(&*cache).await;
     a_value_past_its_time_is_deleted(&*cache).await;
-    rows_in_any_order_converge(&*cache).await;
-    no_order_and_no_decision_makes_a_key_go_back(&*cache).await;
+    any::rows_in_any_order_converge(&*cache).await;
+    any::no_order_and_no_decision_makes_a_key_go_back(&*cache).await;
     a_hydrator_can_lead(&*cache).await;
 }
 
@@ -49,111 +49,6 @@ pub async fn begin(cache: &dyn Cache) -> Position {
     assert_eq!(cache.position().await.unwrap(), None);
     assert!(cache.save_position(None, &start).await.unwrap());
     start
-}
-
-/// The tombstone of a key expires while a reader holds a lease from before: the
-/// reader's value is refused, and so is a late row. `expire` lets the time pass
-/// that the tombstone is kept, and not the time of the lease; it may look keys up,
-/// but not this one.
-///
-/// # Panics
-///
-/// The cache does not conform.
-pub async fn what_expired_stays_gone(cache: &dyn Cache, expire: impl Future<Output = ()>) {
-    begin(cache).await;
-    let stale = row("expires", 10, Some("stale"));
-    let held = lease(cache, "expires").await;
-    assert_eq!(store(cache, &row("expires", 20, None)).await, 1);
-    expire.await;
-    assert!(!cache.fill(held, &state(&stale)).await.unwrap());
-    assert_eq!(store(cache, &row("expires", 19, Some("late"))).await, 0);
-    assert_eq!(find(cache, "expires").await, None);
-    let new = row("expires", 21, Some("new"));
-    assert_eq!(store(cache, &new).await, 1);
-    assert_eq!(find(cache, "expires").await, Some(state(&new)));
-}
-
-/// Two hosts on one cache: `a` and `b` are clients of the same, empty, one.
-///
-/// # Panics
-///
-/// The cache does not conform.
-pub async fn two_clients(a: Arc<dyn Cache>, b: Arc<dyn Cache>) {
-    let ttl = crate::PATIENCE * 10;
-    assert!(a.lead(1, ttl).await.unwrap());
-    assert!(a.lead(1, ttl).await.unwrap());
-    assert!(!b.lead(2, ttl).await.unwrap());
-    b.resign(2).await.unwrap();
-    assert!(!b.lead(2, ttl).await.unwrap());
-
-    // The position of one is the position of the other, and moves once.
-    let start = begin(&*a).await;
-    assert_eq!(b.position().await.unwrap(), Some(start.clone()));
-    let [one, two] = ["one", "two"].map(|text| Position(text.into()));
-    assert!(a.save_position(Some(&start), &one).await.unwrap());
-    assert!(!b.save_position(Some(&start), &two).await.unwrap());
-
-    // What one stores the other finds, and never goes back.
-    let (old, new) = (
-        row("shared", 10, Some("old")),
-        row("shared", 11, Some("new")),
-    );
-    assert_eq!(store(&*a, &new).await, 1);
-    assert_eq!(find(&*b, "shared").await, Some(state(&new)));
-    assert_eq!(store(&*b, &old).await, 0);
-
-    // A lease of one keeps the other waiting, and is revoked by the other's row.
-    let held = lease(&*a, "lease").await;
-    assert_eq!(b.lookup(&held.key, None).await.unwrap(), Lookup::Miss(None));
-    store(&*b, &row("lease", 12, None)).await;
-    let stale = state(&row("lease", 11, Some("stale")));
-    assert!(!a.fill(held, &stale).await.unwrap());
-
-    // One waits for the other's fill.
-    let filled = row("fill", 13, Some("filled"));
-    let held = lease(&*a, "fill").await;
-    let key = held.key.clone();
-    let filler = async {
-        tokio::task::yield_now().await;
-        assert!(a.fill(held, &state(&filled)).await.unwrap());
-    };
-    let (found, ()) = tokio::join!(b.lookup(&key, None), filler);
-    assert_eq!(found.unwrap(), Lookup::Found(state(&filled)));
-
-    a.resign(1).await.unwrap();
-    assert!(b.lead(2, ttl).await.unwrap());
-    assert!(!a.lead(1, ttl).await.unwrap());
-}
-
-/// The cache is flushed while hydrator and reader are under way. `flush` does it.
-///
-/// # Panics
-///
-/// The cache does not conform.
-pub async fn a_flush_is_noticed(cache: &dyn Cache, flush: impl Future<Output = ()>) {
-    let start = begin(cache).await;
-    let kept = row("kept", 10, Some("kept"));
-    store(cache, &kept).await;
-    let held = lease(cache, "held").await;
-    flush.await;
-    let applied = cache
-        .apply(std::slice::from_ref(&kept), &[Decision::Store])
-        .await;
-    assert_eq!(applied, Err(CacheError::Moved));
-    assert!(
-        !cache
-            .fill(held, &state(&row("held", 9, Some("stale"))))
-            .await
-            .unwrap()
-    );
-    let next = Position("next".into());
-    assert!(!cache.save_position(Some(&start), &next).await.unwrap());
-    assert_eq!(cache.position().await.unwrap(), None);
-    // Everything comes again.
-    assert!(cache.save_position(None, &start).await.unwrap());
-    assert_eq!(store(cache, &kept).await, 1);
-    assert_eq!(find(cache, "kept").await, Some(state(&kept)));
-    assert!(cache.save_position(Some(&start), &next).await.unwrap());
 }
 
 /// A row of text.
@@ -413,57 +308,6 @@ async fn a_lease_of_before_is_not_the_lease_of_now(cache: &dyn Cache) {
     assert_eq!(find(cache, "again").await, Some(state(&latest)));
 }
 
-async fn keys_and_values_are_any_bytes(cache: &dyn Cache) {
-    let longest = [
-        "k".repeat(MAX_KEY_BYTES),
-        "\u{10ffff}".repeat(MAX_KEY_BYTES / 4),
-        "\0".repeat(MAX_KEY_BYTES),
-    ];
-    let corners = [
-        "\0",
-        "a\0b",
-        "\u{10ffff}",
-        "é",
-        "e\u{301}",
-        " ",
-        "%2F/..",
-        "\r\n",
-        "*",
-        "{a}b",
-        "\u{feff}",
-        "\u{202e}x",
-        "\u{7f}",
-        "meta",
-        "lead",
-    ];
-    let keys = corners
-        .into_iter()
-        .chain(longest.iter().map(String::as_str));
-    for (index, key) in keys.enumerate() {
-        let values = [
-            (
-                Bytes::from_iter(0..=255u8),
-                Some("text/plain; charset=\"x\""),
-            ),
-            (Bytes::new(), None),
-            (Bytes::from_static(b"---"), Some("")),
-        ];
-        let (bytes, content_type) = values[index % values.len()].clone();
-        let value = Value {
-            bytes,
-            content_type: content_type.map(Arc::from),
-            expires_at: (index % 2 == 0).then_some(i64::MAX),
-        };
-        let row = Row {
-            key: Key::new(key).unwrap(),
-            version: Version(90 + index as i64),
-            value: Some(value),
-        };
-        store(cache, &row).await;
-        assert_eq!(find(cache, key).await, Some(state(&row)), "{key:?}");
-    }
-}
-
 async fn a_value_past_its_time_is_deleted(cache: &dyn Cache) {
     let mut row = row("over", 200, Some("x"));
     if let Some(value) = &mut row.value {
@@ -474,76 +318,6 @@ async fn a_value_past_its_time_is_deleted(cache: &dyn Cache) {
         version: Version(200),
     };
     assert_eq!(find(cache, "over").await, Some(deleted));
-}
-
-/// Rows of six keys in an order of their own: each once at least.
-fn shuffled(entropy: &dyn Entropy, seed: u64, base: i64) -> Vec<Row> {
-    let mut rows: Vec<Row> = (0..30)
-        .map(|index| {
-            let value = (entropy.next_u64() % 4 != 0).then_some("value");
-            row(&format!("any{seed}.{}", index % 6), base + index, value)
-        })
-        .collect();
-    for _ in 0..10 {
-        let again = rows[(entropy.next_u64() % 30) as usize].clone();
-        rows.push(again);
-    }
-    for last in (1..rows.len()).rev() {
-        rows.swap(last, (entropy.next_u64() % (last as u64 + 1)) as usize);
-    }
-    rows
-}
-
-async fn rows_in_any_order_converge(cache: &dyn Cache) {
-    for seed in 0..SEEDS {
-        let entropy = SeededEntropy::new(seed);
-        let rows = shuffled(&entropy, seed, 1_000 * (seed as i64 + 1));
-        let mut newest: HashMap<Key, Row> = HashMap::new();
-        for row in &rows {
-            let held = newest.entry(row.key.clone()).or_insert_with(|| row.clone());
-            if held.version < row.version {
-                *held = row.clone();
-            }
-        }
-        let mut rest = rows.as_slice();
-        while !rest.is_empty() {
-            let size = (entropy.next_u64() as usize % 9 + 1).min(rest.len());
-            let (batch, after) = rest.split_at(size);
-            cache
-                .apply(batch, &vec![Decision::Store; size])
-                .await
-                .unwrap();
-            rest = after;
-        }
-        for row in newest.values() {
-            let found = find(cache, row.key.as_str()).await;
-            assert_eq!(found, Some(state(row)), "seed {seed}");
-        }
-    }
-}
-
-async fn no_order_and_no_decision_makes_a_key_go_back(cache: &dyn Cache) {
-    for seed in 0..SEEDS {
-        let entropy = SeededEntropy::new(100 + seed);
-        let rows = shuffled(&entropy, seed, 100_000 * (seed as i64 + 1));
-        let mut applied: HashMap<Key, Version> = HashMap::new();
-        for row in &rows {
-            let decision = match entropy.next_u64() % 3 {
-                0 => Decision::Store,
-                1 => Decision::Refresh,
-                _ => Decision::Evict,
-            };
-            cache
-                .apply(std::slice::from_ref(row), &[decision])
-                .await
-                .unwrap();
-            let newest = applied.entry(row.key.clone()).or_insert(row.version);
-            *newest = (*newest).max(row.version);
-            if let Some(found) = find(cache, row.key.as_str()).await {
-                assert_eq!(found.version(), Some(*newest), "seed {seed}, {row:?}");
-            }
-        }
-    }
 }
 
 async fn a_hydrator_can_lead(cache: &dyn Cache) {

@@ -11,189 +11,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline,
-    RedisError, ServerErrorKind, TlsCertificates, TlsMode,
-};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::RedisCacheSettings;
-use super::address::Address;
-use super::error::{RedisCacheError, explain};
-use super::info::Info;
+use super::error::RedisCacheError;
+use super::server::Server;
 use crate::clock::Entropy;
 
 /// First wait before a connection is tried again; doubles with each try.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-
-/// Where Redis is and how it is spoken to.
-#[derive(Debug)]
-pub(super) struct Server {
-    address: Address,
-    shown: String,
-    ca: Option<Vec<u8>>,
-    key_prefix: String,
-    connect_timeout: Duration,
-    max_backoff: Duration,
-}
-
-impl Server {
-    /// Reads the settings; connects to nobody.
-    pub fn new(settings: &RedisCacheSettings) -> Result<Server, RedisCacheError> {
-        let address = Address::parse(settings.url.expose())?;
-        let ca = match &settings.ca_file {
-            None => None,
-            Some(_) if !address.tls() => {
-                let why = "it does not ask for TLS, but redis.ca_file is set";
-                return Err(RedisCacheError::Url(why.to_owned()));
-            }
-            Some(file) => {
-                let bad =
-                    |why: String| RedisCacheError::CaFile(format!("{}: {why}", file.display()));
-                let pem = std::fs::read(file).map_err(|error| bad(error.to_string()))?;
-                let certificates = CertificateDer::pem_slice_iter(&pem);
-                match certificates.collect::<Result<Vec<_>, _>>() {
-                    Ok(certificates) if !certificates.is_empty() => Some(pem),
-                    Ok(_) => return Err(bad("it has no certificate".to_owned())),
-                    Err(error) => return Err(bad(error.to_string())),
-                }
-            }
-        };
-        if address.tls() {
-            // The client takes the process' default; an error says that there is one.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        Ok(Server {
-            shown: address.shown(),
-            address,
-            ca,
-            key_prefix: settings.key_prefix.clone(),
-            connect_timeout: settings.connect_timeout,
-            max_backoff: settings.reconnect_backoff_max,
-        })
-    }
-
-    /// A new connection to a server that can keep a cache.
-    pub async fn connect(&self) -> Result<MultiplexedConnection, RedisCacheError> {
-        let bound = self.connect_timeout;
-        let connecting = async {
-            let mut connection = self.open().await.map_err(|error| self.explain(&error))?;
-            self.look(&mut connection).await?;
-            Ok(connection)
-        };
-        match timeout(bound, connecting).await {
-            Ok(connected) => connected,
-            Err(_) => Err(RedisCacheError::Timeout {
-                server: self.shown.clone(),
-                bound,
-            }),
-        }
-    }
-
-    /// A new connection, to whatever is there.
-    pub async fn open(&self) -> Result<MultiplexedConnection, RedisError> {
-        let client = match &self.address {
-            Address::At(info) => {
-                let tcp = TcpSettings::default().set_nodelay(true);
-                let info = info.clone().set_tcp_settings(tcp);
-                match self.certificates() {
-                    Some(certificates) => Client::build_with_tls(info, certificates)?,
-                    None => Client::open(info)?,
-                }
-            }
-            Address::Sentinel { .. } => self.sentinel()?.async_get_client().await?,
-        };
-        // Every command has a bound of its own.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(None);
-        client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-    }
-
-    fn sentinel(&self) -> Result<SentinelClient, RedisError> {
-        let Address::Sentinel {
-            sentinels,
-            service,
-            redis,
-            tls,
-        } = &self.address
-        else {
-            return Err((ErrorKind::InvalidClientConfig, "no Sentinel").into());
-        };
-        let addresses = sentinels.iter().map(|(host, port)| match tls {
-            true => ConnectionAddr::TcpTls {
-                host: host.clone(),
-                port: *port,
-                insecure: false,
-                tls_params: None,
-            },
-            false => ConnectionAddr::Tcp(host.clone(), *port),
-        });
-        let tcp = || TcpSettings::default().set_nodelay(true);
-        let mut builder =
-            SentinelClientBuilder::new(addresses, service, SentinelServerType::Master)?
-                .set_client_to_redis_db(redis.db())
-                .set_client_to_redis_tcp_settings(tcp())
-                .set_client_to_sentinel_tcp_settings(tcp());
-        if let Some(user) = redis.username() {
-            builder = builder.set_client_to_redis_username(user);
-        }
-        if let Some(password) = redis.password() {
-            builder = builder.set_client_to_redis_password(password);
-        }
-        if *tls {
-            builder = builder
-                .set_client_to_redis_tls_mode(TlsMode::Secure)
-                .set_client_to_sentinel_tls_mode(TlsMode::Secure);
-        }
-        if let Some(certificates) = self.certificates() {
-            builder = builder
-                .set_client_to_redis_certificates(certificates.clone())
-                .set_client_to_sentinel_certificates(certificates);
-        }
-        builder.build()
-    }
-
-    fn certificates(&self) -> Option<TlsCertificates> {
-        Some(TlsCertificates {
-            client_tls: None,
-            root_cert: Some(self.ca.clone()?),
-        })
-    }
-
-    /// Whether a cache can be kept there.
-    async fn look(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisCacheError> {
-        match redis::cmd("INFO").query_async::<String>(connection).await {
-            Ok(text) => Info(&text).usable(&self.shown),
-            // Whoever may not ask is told by the first command that fails.
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(()),
-            Err(error) => Err(self.explain(&error)),
-        }
-    }
-
-    /// What an error of the client means.
-    pub fn explain(&self, error: &RedisError) -> RedisCacheError {
-        explain(error, &self.shown, self.address.user(), &self.key_prefix)
-    }
-
-    /// For messages.
-    pub fn shown(&self) -> &str {
-        &self.shown
-    }
-
-    /// The user that commands run as.
-    pub fn user(&self) -> &str {
-        self.address.user()
-    }
-}
 
 /// How a connection is.
 #[derive(Clone)]
@@ -317,7 +145,7 @@ impl Links {
             }
         }
         Err(why.unwrap_or_else(|| RedisCacheError::Unreachable {
-            server: self.server.shown.clone(),
+            server: self.server.shown().to_owned(),
             why: "the connection is being made".to_owned(),
         }))
     }
@@ -340,7 +168,7 @@ impl Links {
             }
             Ok(Err(error)) => self.server.explain(&error),
             Err(_) => RedisCacheError::Timeout {
-                server: self.server.shown.clone(),
+                server: self.server.shown().to_owned(),
                 bound,
             },
         };
@@ -430,7 +258,7 @@ async fn keep_connected(
                     tracing::info!(server = server.shown(), "connected again");
                 }
                 link.lost.notified().await;
-                if since.elapsed() >= server.max_backoff {
+                if since.elapsed() >= server.max_backoff() {
                     backoff = FIRST_BACKOFF;
                     continue;
                 }
@@ -450,6 +278,6 @@ async fn keep_connected(
         let half = backoff / 2;
         let part = (entropy.next_u64() >> 32) as f64 / f64::from(u32::MAX);
         sleep(half + half.mul_f64(part)).await;
-        backoff = (backoff * 2).min(server.max_backoff);
+        backoff = (backoff * 2).min(server.max_backoff());
     }
 }

@@ -8,9 +8,9 @@ use redis::{Cmd, ErrorKind, ServerErrorKind};
 use tokio::time::timeout;
 
 use super::RedisCacheSettings;
-use super::connection::Server;
 use super::error::{RedisCacheError, rights};
 use super::info::Info;
+use super::server::Server;
 use crate::doctor::{Finding, Severity};
 
 /// Looks at the Redis of these settings. Every wait is bounded by their timeouts.

@@ -51,7 +51,7 @@ impl Source {
         &self,
         links: &Links,
         bound: Duration,
-        keys: &[&str],
+        keys: &[impl ToRedisArgs],
         arguments: &[impl ToRedisArgs],
     ) -> Result<T, LinkError> {
         let call = |whole| {
