@@ -155,6 +155,14 @@ impl Cache for Flaky {
         self.cache.lookup_now(key, at_least)
     }
 
+    async fn peek(
+        &self,
+        key: &Key,
+        at_least: Option<Version>,
+    ) -> Result<Option<State>, CacheError> {
+        self.cache.peek(key, at_least).await
+    }
+
     async fn lookup(&self, key: &Key, at_least: Option<Version>) -> Result<Lookup, CacheError> {
         self.cache.lookup(key, at_least).await
     }

@@ -25,7 +25,7 @@ use tidepool::model::{Key, Operation, State};
 use tidepool::wit_host::bindings::tidepool::kv::types::{
     self, CacheStatus, Condition, Consistency,
 };
-use tidepool::wit_host::context::{self, Backends, StoredValue};
+use tidepool::wit_host::context::{self, Backends, Cached, StoredValue};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -117,7 +117,10 @@ impl Servers {
                 key: key.clone(),
                 parts,
                 body: Bytes::new(),
-                cached: self.app.backends[0].cache.lookup_now(key.as_str(), None),
+                cached: match self.app.backends[0].cache.lookup_now(key.as_str(), None) {
+                    Some(state) => Cached::Found(state),
+                    None => Cached::Missing,
+                },
             });
             let revision = self.app.registry.current(0, Operation::Get);
             match revision.request(request, incoming).await? {
