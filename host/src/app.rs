@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
-use crate::cache::redis::{RedisCache, RedisCacheError, RedisCacheSettings};
+use crate::cache::redis::{RedisCache, RedisCacheError, RedisCacheSettings, inspect};
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::Settings;
 use crate::defaults;
@@ -157,7 +157,7 @@ impl App {
         let admin = Server::bind(settings.admin.listen)?;
         let server = Server::bind(settings.listen)?;
         let redis = RedisCacheSettings::new(settings)?;
-        let cache = RedisCache::new(redis, Arc::clone(&clock), Arc::clone(&entropy))?;
+        let cache = RedisCache::new(redis.clone(), Arc::clone(&clock), Arc::clone(&entropy))?;
         let deployments =
             SqliteDatabase::open(&settings.data, Arc::clone(&clock), log_settings(settings))?;
 
@@ -178,7 +178,7 @@ impl App {
             }
         };
         match cache.first_connection().await {
-            Ok(()) => {}
+            Ok(()) => doctor::log_what_could_be_better("Redis", &inspect(&redis).await),
             Err(error) if error.needs_a_change() => return Err(error.into()),
             Err(error) => tracing::warn!(
                 %error,
