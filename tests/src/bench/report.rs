@@ -195,7 +195,7 @@ fn filled(page: &str, document: &Value) -> String {
             out.push('\n');
         }
         if let Some(name) = line.strip_prefix(BEGIN) {
-            let name = name.split_whitespace().next().unwrap_or_default();
+            let name = name.split(',').next().unwrap_or_default();
             let tables = match document.get(name) {
                 Some(part) => tables(part),
                 None => "Not measured yet: run `make bench`.\n".to_owned(),

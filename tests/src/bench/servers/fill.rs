@@ -4,9 +4,6 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tidepool::feed::postgres::{PostgresFeedSettings, PostgresFeedSource};
-use tidepool::feed::{Event, FeedSource};
-use tidepool::sql::SqlConfig;
 use tidepool_tests::servers::Redis;
 
 use super::{Cluster, puts};
@@ -15,8 +12,8 @@ use crate::report::{Bound, Part, Reach};
 use crate::requests::VALUE_BYTES;
 use crate::{Result, Sizes};
 
-/// The database.
-const DATABASE: &str = "fill";
+/// The database that it is from.
+pub const DATABASE: &str = "fill";
 
 /// Rows that one statement makes.
 const CHUNK: u64 = 100_000;
@@ -72,8 +69,6 @@ pub async fn measure(cluster: &Cluster, sizes: &Sizes, part: &mut Part) -> Resul
     );
     part.fact("one SET per row, with a round trip each", set, "/s");
     part.fact("1,024 SETs sent together, Redis alone", pipelined, "/s");
-    let feed = feed_alone(cluster, &url, sizes.fill_keys).await?;
-    part.fact("the feed alone, rows given to nobody", feed, "/s");
     Ok(())
 }
 
@@ -189,25 +184,4 @@ async fn set_per_second(redis: &Redis, sizes: &Sizes, together: usize) -> Result
         return Err("Redis has refused a SET".into());
     }
     Ok(measured.rate() * together as f64)
-}
-
-/// How fast the feed scans when nothing is done with its rows.
-async fn feed_alone(cluster: &Cluster, url: &str, keys: u64) -> Result<f64> {
-    let settings = cluster.settings(0, url);
-    let bounds = PostgresFeedSettings {
-        batch_rows: settings.feed.batch_rows,
-        batch_bytes: settings.feed.batch_bytes,
-        resolved_every: settings.feed.resolved_interval,
-    };
-    let source = PostgresFeedSource::new(SqlConfig::new(&settings.database)?, bounds);
-    let start = Instant::now();
-    let mut feed = source.open(None).await?;
-    let mut rows = 0;
-    while let Event::Rows(batch) = feed.next().await? {
-        rows += batch.len() as u64;
-    }
-    if rows < keys {
-        return Err(format!("the feed has given {rows} of {keys} rows").into());
-    }
-    Ok(rows as f64 / start.elapsed().as_secs_f64())
 }

@@ -4,6 +4,7 @@
 mod fill;
 mod gets;
 mod puts;
+mod stages;
 mod visible;
 
 use std::net::SocketAddr;
@@ -43,9 +44,10 @@ pub fn measure(runtime: &Runtime, sizes: &Sizes) -> Result<Part> {
     })?;
     gets::measure(runtime, &cluster, &region, sizes, &mut part)?;
     puts::measure(runtime, &cluster, &region, sizes, &mut part)?;
-    puts::hot_key(runtime, &region, sizes, &mut part)?;
+    puts::log_alone(runtime, &region, sizes, &mut part)?;
     runtime.block_on(region.app.stop());
     runtime.block_on(fill::measure(&cluster, sizes, &mut part))?;
+    runtime.block_on(stages::measure(&cluster, sizes, &mut part))?;
     visible::measure(runtime, &cluster, sizes, &mut part)?;
     Ok(part)
 }

@@ -3,10 +3,12 @@
 //! connection for each writer, on the same server. And one key that everybody
 //! writes.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tidepool::clock::SystemEntropy;
+use tidepool::config;
 use tidepool::log::sql::SqlLog;
 use tidepool::log::{Change, Log};
 use tidepool::model::{Condition, Key};
@@ -17,14 +19,15 @@ use tokio_postgres::{Client, NoTls, Statement};
 
 use super::{Cluster, Region};
 use crate::load::{self, Measured, Plan};
-use crate::report::{Part, Row};
+use crate::report::Part;
 use crate::requests::{created, key_of, put_of, value_of};
-use crate::{Result, Sizes, in_turns};
+use crate::{Result, Sizes, Variant, in_turns};
 
 const PUT: &str = "PUT, on disk";
 const ALONE: &str = "a statement for each write";
-const HOT: &str = "appends to one key";
-const SPREAD: &str = "appends to a key for each";
+const APPEND: &str = "appends without HTTP, a key for each";
+const SINGLE: &str = "the same with log.max_batch = 1";
+const HOT: &str = "appends without HTTP, one key";
 
 /// Writers of one key.
 const WRITERS: usize = 32;
@@ -67,25 +70,84 @@ pub fn measure(
     for connections in [1, 64] {
         let writers = runtime.block_on(Writer::connect(&url, connections))?;
         let plan = Plan::http(region.address, connections, put_of, created);
+        // What each has cost the server, in nanoseconds of its processors.
+        let (alone_cost, put_cost) = (Cell::new(0.0), Cell::new(0.0));
+        let metered = |cost: &Cell<f64>, run: &dyn Fn() -> Measured| {
+            let before = runtime.block_on(processor_time(&admin));
+            let measured = run();
+            let spent = runtime.block_on(processor_time(&admin)) - before;
+            cost.set(spent / measured.samples.len().max(1) as f64);
+            measured
+        };
+        let alone = || runtime.block_on(Writer::run(&writers, sizes));
+        let put = || load::run(&plan, sizes.turn);
         let before = written()?;
-        let variants: Vec<crate::Variant<'_>> = vec![
-            (
-                ALONE,
-                Box::new(|| runtime.block_on(Writer::run(&writers, sizes))),
-            ),
-            (PUT, Box::new(move || load::run(&plan, sizes.turn))),
+        let variants: Vec<Variant<'_>> = vec![
+            (ALONE, Box::new(|| metered(&alone_cost, &alone))),
+            (PUT, Box::new(|| metered(&put_cost, &put))),
         ];
         part.rows.extend(in_turns(sizes, connections, variants));
         let after = written()?;
+        let of = format!("{connections} at a time");
         let in_one = (after.1 - before.1) as f64 / (after.0 - before.0).max(1) as f64;
-        part.fact(
-            format!("writes in a commit, {connections} connection(s)"),
-            in_one,
-            "",
-        );
+        part.fact(format!("PUT, writes in a commit, {of}"), in_one, "");
+        for (what, cost) in [(ALONE, alone_cost), (PUT, put_cost)] {
+            let what = format!("processor time of PostgreSQL, {what}, {of}");
+            part.fact(what, cost.get() / 1e3, "µs a write");
+        }
     }
     part.ratio(PUT, ALONE, 64, 5.0);
     Ok(())
+}
+
+/// Measures the log itself, without HTTP and components.
+pub fn log_alone(runtime: &Runtime, region: &Region, sizes: &Sizes, part: &mut Part) -> Result<()> {
+    let combined = &region.app.backends[0].log;
+    let single: Arc<dyn Log> = Arc::new(runtime.block_on(SqlLog::open(
+        SqlConfig::new(&region.settings.database)?,
+        &config::Log {
+            max_batch: 1,
+            ..region.settings.log.clone()
+        },
+        Arc::new(SystemEntropy),
+    ))?);
+    let run = |log: &Arc<dyn Log>, keys: Vec<Key>| -> Box<dyn FnMut() -> Measured + '_> {
+        let log = Arc::clone(log);
+        Box::new(move || runtime.block_on(appends(&log, &keys, sizes)))
+    };
+    let spread = |writers: usize| -> Result<Vec<Key>> {
+        let keys = (0..writers).map(|number| Key::new(&format!("spread-{number}")));
+        Ok(keys.collect::<std::result::Result<_, _>>()?)
+    };
+    let appends = vec![
+        (APPEND, run(combined, spread(64)?)),
+        (SINGLE, run(&single, spread(64)?)),
+    ];
+    part.rows.extend(in_turns(sizes, 64, appends));
+    let hot = vec![Key::new("hot")?; WRITERS];
+    let appends = vec![
+        (HOT, run(combined, hot)),
+        (APPEND, run(combined, spread(WRITERS)?)),
+    ];
+    part.rows.extend(in_turns(sizes, WRITERS, appends));
+    part.ratio(HOT, APPEND, WRITERS, 0.5);
+    Ok(())
+}
+
+/// The time that the processes of PostgreSQL which are there now have spent on
+/// processors, in nanoseconds; not a number where the system does not say.
+async fn processor_time(admin: &Client) -> f64 {
+    let processes = admin.query("SELECT pid FROM pg_stat_activity", &[]).await;
+    let Ok(processes) = processes else {
+        return f64::NAN;
+    };
+    let spent = processes.iter().map(|row| -> Option<f64> {
+        let process: i32 = row.try_get(0).ok()?;
+        let file = format!("/proc/{process}/schedstat");
+        let text = std::fs::read_to_string(file).ok()?;
+        text.split(' ').next()?.parse().ok()
+    });
+    spent.sum::<Option<f64>>().unwrap_or(f64::NAN)
 }
 
 /// One that writes a statement at a time.
@@ -125,22 +187,6 @@ impl Writer {
         });
         load::calls(callers, sizes.turn).await
     }
-}
-
-/// Measures one key that many write, against as many keys.
-pub fn hot_key(runtime: &Runtime, region: &Region, sizes: &Sizes, part: &mut Part) -> Result<()> {
-    let log = &region.app.backends[0].log;
-    let hot = vec![Key::new("hot")?; WRITERS];
-    let spread = (0..WRITERS).map(|number| Key::new(&format!("spread-{number}")));
-    let spread = spread.collect::<std::result::Result<Vec<_>, _>>()?;
-    let run = |keys: Vec<Key>| -> Box<dyn FnMut() -> Measured> {
-        Box::new(move || runtime.block_on(appends(log, &keys, sizes)))
-    };
-    let variants = vec![(HOT, run(hot)), (SPREAD, run(spread))];
-    let rows: Vec<Row> = in_turns(sizes, WRITERS, variants);
-    part.rows.extend(rows);
-    part.ratio(HOT, SPREAD, WRITERS, 0.5);
-    Ok(())
 }
 
 /// A writer for each key, through the log itself.
