@@ -44,6 +44,7 @@ pub fn measure(runtime: &Runtime, sizes: &Sizes) -> Result<Part> {
     })?;
     gets::measure(runtime, &cluster, &region, sizes, &mut part)?;
     puts::measure(runtime, &cluster, &region, sizes, &mut part)?;
+    puts::single(runtime, &cluster, &region, sizes, &mut part)?;
     puts::log_alone(runtime, &region, sizes, &mut part)?;
     runtime.block_on(region.app.stop());
     runtime.block_on(fill::measure(&cluster, sizes, &mut part))?;
@@ -116,7 +117,12 @@ impl Cluster {
     /// Starts a region, with an empty cache.
     async fn region(&self, number: usize, database: &str) -> Result<Region> {
         let () = self.redis[number].command(&["FLUSHALL"]).await;
-        let settings = self.settings(number, database);
+        Region::start(self.settings(number, database)).await
+    }
+}
+
+impl Region {
+    async fn start(settings: Settings) -> Result<Region> {
         let app = App::serve(&settings).await?;
         Ok(Region {
             address: app.regions[0].1,

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidepool::clock::SystemEntropy;
-use tidepool::config;
 use tidepool::log::sql::SqlLog;
 use tidepool::log::{Change, Log};
 use tidepool::model::{Condition, Key};
@@ -26,7 +25,8 @@ use crate::{Result, Sizes, Variant, in_turns};
 const PUT: &str = "PUT, on disk";
 const ALONE: &str = "a statement for each write";
 const APPEND: &str = "appends without HTTP, a key for each";
-const SINGLE: &str = "the same with log.max_batch = 1";
+const SINGLE: &str = "PUT, log.max_batch = 1";
+const AGAIN: &str = "PUT, log.max_batch as it is";
 const HOT: &str = "appends without HTTP, one key";
 
 /// Writers of one key.
@@ -100,36 +100,46 @@ pub fn measure(
     Ok(())
 }
 
+/// Measures a host that combines nothing, beside the one that does.
+pub fn single(
+    runtime: &Runtime,
+    cluster: &Cluster,
+    region: &Region,
+    sizes: &Sizes,
+    part: &mut Part,
+) -> Result<()> {
+    let single = runtime.block_on(async {
+        let url = cluster.postgres.database("single").await;
+        let mut settings = cluster.settings(1, &url);
+        settings.log.max_batch = 1;
+        Region::start(settings).await
+    })?;
+    let run = |region: &Region| -> Box<dyn FnMut() -> Measured> {
+        let plan = Plan::http(region.address, 64, put_of, created);
+        Box::new(move || load::run(&plan, sizes.turn))
+    };
+    let variants = vec![(SINGLE, run(&single)), (AGAIN, run(region))];
+    part.rows.extend(in_turns(sizes, 64, variants));
+    part.ratio(AGAIN, SINGLE, 64, 5.0);
+    runtime.block_on(single.app.stop());
+    Ok(())
+}
+
 /// Measures the log itself, without HTTP and components.
 pub fn log_alone(runtime: &Runtime, region: &Region, sizes: &Sizes, part: &mut Part) -> Result<()> {
-    let combined = &region.app.backends[0].log;
-    let single: Arc<dyn Log> = Arc::new(runtime.block_on(SqlLog::open(
-        SqlConfig::new(&region.settings.database)?,
-        &config::Log {
-            max_batch: 1,
-            ..region.settings.log.clone()
-        },
-        Arc::new(SystemEntropy),
-    ))?);
-    let run = |log: &Arc<dyn Log>, keys: Vec<Key>| -> Box<dyn FnMut() -> Measured + '_> {
-        let log = Arc::clone(log);
-        Box::new(move || runtime.block_on(appends(&log, &keys, sizes)))
+    let log = &region.app.backends[0].log;
+    let run = |keys: Vec<Key>| -> Box<dyn FnMut() -> Measured + '_> {
+        Box::new(move || runtime.block_on(appends(log, &keys, sizes)))
     };
     let spread = |writers: usize| -> Result<Vec<Key>> {
         let keys = (0..writers).map(|number| Key::new(&format!("spread-{number}")));
         Ok(keys.collect::<std::result::Result<_, _>>()?)
     };
-    let appends = vec![
-        (APPEND, run(combined, spread(64)?)),
-        (SINGLE, run(&single, spread(64)?)),
-    ];
-    part.rows.extend(in_turns(sizes, 64, appends));
     let hot = vec![Key::new("hot")?; WRITERS];
-    let appends = vec![
-        (HOT, run(combined, hot)),
-        (APPEND, run(combined, spread(WRITERS)?)),
-    ];
-    part.rows.extend(in_turns(sizes, WRITERS, appends));
+    let variants = vec![(HOT, run(hot)), (APPEND, run(spread(WRITERS)?))];
+    part.rows.extend(in_turns(sizes, WRITERS, variants));
+    let variants = vec![(APPEND, run(spread(64)?))];
+    part.rows.extend(in_turns(sizes, 64, variants));
     part.ratio(HOT, APPEND, WRITERS, 0.5);
     Ok(())
 }
