@@ -52,9 +52,9 @@ test: init ## everything that CI checks
 fixtures: setup ## the tests' misbehaving handlers, into target/fixtures/
 	@scripts/guests --fixtures
 
-bench: guests ## requests per second and latencies, against bounds
+bench: init guests fixtures ## requests per second and latencies, against bounds; BENCH="--servers --full" and the like
 	cargo build --release --workspace --bins
-	target/release/tidepool-bench
+	target/release/tidepool-bench $(BENCH)
 
 fmt: ## format all sources
 	cargo fmt --all
