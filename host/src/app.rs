@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
-use crate::cache::redis::{RedisCache, RedisCacheError, RedisCacheSettings};
+use crate::cache::redis::{RedisCache, RedisCacheError, RedisCacheSettings, inspect};
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::Settings;
 use crate::defaults;
@@ -174,7 +174,7 @@ impl App {
             SqliteDatabase::open(&settings.data, Arc::clone(&clock), log_settings(settings))?;
         // What needs a change of a setting is said before the log is opened, and so
         // before tables are made for a host that does not start.
-        let cache = RedisCache::new(redis, Arc::clone(&clock), Arc::clone(&entropy))?;
+        let cache = RedisCache::new(redis.clone(), Arc::clone(&clock), Arc::clone(&entropy))?;
         let unreachable = match cache.first_connection().await {
             Ok(()) => None,
             Err(error) if error.needs_a_change() => return Err(error.into()),
@@ -195,8 +195,11 @@ impl App {
                 (Arc::new(CockroachFeedSource::new(sql, bounds)), patience)
             }
         };
-        if let Some(error) = unreachable {
-            tracing::warn!(%error, "Redis cannot be reached; the log answers until it can");
+        match unreachable {
+            None => doctor::log_what_could_be_better("Redis", &inspect(&redis).await),
+            Some(error) => {
+                tracing::warn!(%error, "Redis cannot be reached; the log answers until it can");
+            }
         }
         let parts = Parts {
             name: Arc::from(&*settings.region),

@@ -167,6 +167,14 @@ impl Cache for MemoryCache {
         }
     }
 
+    async fn peek(
+        &self,
+        key: &Key,
+        at_least: Option<Version>,
+    ) -> Result<Option<State>, CacheError> {
+        Ok(self.lookup_now(key.as_str(), at_least))
+    }
+
     async fn lookup(&self, key: &Key, at_least: Option<Version>) -> Result<Lookup, CacheError> {
         if let Some(state) = self.lookup_now(key.as_str(), at_least) {
             return Ok(Lookup::Found(state));
@@ -266,6 +274,7 @@ impl Cache for MemoryCache {
 
     fn stats(&self) -> CacheStats {
         let mut stats = CacheStats {
+            reachable: true,
             max_bytes: self.max_bytes as u64,
             ..CacheStats::default()
         };

@@ -74,6 +74,8 @@ pub struct Applied {
 /// Counters and sizes, for operators.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
 pub struct CacheStats {
+    /// Whether it answers. While it does not, the log does.
+    pub reachable: bool,
     /// Entries, tombstones and negative entries included.
     pub entries: u64,
     /// Bytes accounted for.
@@ -103,12 +105,17 @@ pub enum CacheError {
 /// See the head of this file.
 #[async_trait]
 pub trait Cache: Send + Sync {
-    /// A lookup that needs no waiting: `None` when only [`Cache::lookup`] can
-    /// tell. It spares a hit in process memory the cost of a future.
+    /// A look that needs no waiting: `None` when only [`Cache::peek`] or
+    /// [`Cache::lookup`] can tell. It spares a hit in process memory the cost of
+    /// a future.
     fn lookup_now(&self, key: &str, at_least: Option<Version>) -> Option<State>;
 
-    /// Looks a key up. While somebody else holds the lease it waits for the
-    /// fill, for a bounded time.
+    /// A look that changes nothing: what there is, if that is as fresh as asked.
+    async fn peek(&self, key: &Key, at_least: Option<Version>)
+    -> Result<Option<State>, CacheError>;
+
+    /// Looks a key up that was not to be seen before, and takes its lease. While
+    /// somebody else holds that it waits for the fill, for a bounded time.
     async fn lookup(&self, key: &Key, at_least: Option<Version>) -> Result<Lookup, CacheError>;
 
     /// Fills a key with what the log said after the lease was given; that read

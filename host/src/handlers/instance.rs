@@ -16,7 +16,7 @@ use crate::cache::Decision;
 use crate::model::{Operation, Row};
 use crate::wit_host::bindings::tidepool::kv::types::{Failure, Request};
 use crate::wit_host::context::{
-    Backends, CallBounds, Context, CpuMeter, Exceeded, Incoming, Subject,
+    Backends, Cached, CallBounds, Context, CpuMeter, Exceeded, Incoming, Subject,
 };
 use crate::wit_host::feed;
 use crate::wit_host::wasi::HandlerOutput;
@@ -141,7 +141,14 @@ impl Instance {
         request: Request,
         mut incoming: Box<Incoming>,
     ) -> Result<Result<Answer, Failure>, CallError> {
-        let cached = incoming.cached.take();
+        let cached = match std::mem::replace(&mut incoming.cached, Cached::Missing) {
+            Cached::Found(state) => Some(state),
+            Cached::Missing => None,
+            Cached::Down => {
+                incoming.cached = Cached::Down;
+                None
+            }
+        };
         self.begin(Subject::Request(incoming));
         let result = match &self.handle {
             Handle::Get(handle) => {

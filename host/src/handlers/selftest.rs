@@ -19,7 +19,7 @@ use crate::clock::{Clock, SystemClock, SystemEntropy};
 use crate::log::{AppendError, Change, Log, ReadError, Receipt};
 use crate::model::{Condition, Key, Operation, Row, State, Value, Version};
 use crate::wit_host::bindings::tidepool::kv::types::{self, Consistency, Failure, Request};
-use crate::wit_host::context::{Backends, Incoming};
+use crate::wit_host::context::{Backends, Cached, Incoming};
 use crate::wit_host::wasi::HandlerOutput;
 
 /// The key that a self-test uses. A handler may know it.
@@ -45,11 +45,11 @@ pub async fn run(engine: &ServingEngine, loaded: &Loaded) -> Result<(), CallErro
                 &mut instance,
                 Method::PUT,
                 br#"{"value":"self-test"}"#,
-                None,
+                Cached::Missing,
             )
             .await?
         }
-        Operation::Delete => request(&mut instance, Method::DELETE, b"", None).await?,
+        Operation::Delete => request(&mut instance, Method::DELETE, b"", Cached::Missing).await?,
         Operation::Hydrate => instance.decide(&batch()?).await?.err(),
     };
     match failure {
@@ -84,7 +84,10 @@ async fn get(
     instance: &mut Instance,
     backends: &Arc<Backends>,
 ) -> Result<Option<Failure>, CallError> {
-    let cached = backends.cache.lookup_now(KEY, None);
+    let cached = match backends.cache.lookup_now(KEY, None) {
+        Some(state) => Cached::Found(state),
+        None => Cached::Missing,
+    };
     request(instance, Method::GET, b"", cached).await
 }
 
@@ -92,7 +95,7 @@ async fn request(
     instance: &mut Instance,
     method: Method,
     body: &'static [u8],
-    cached: Option<State>,
+    cached: Cached,
 ) -> Result<Option<Failure>, CallError> {
     let request = Request {
         consistency: Consistency::Cached,

@@ -21,9 +21,9 @@ use crate::handlers::answer::{Answer, AnswerBody};
 use crate::handlers::error::CallError;
 use crate::handlers::registry::Registry;
 use crate::handlers::revision::Revision;
-use crate::model::{Condition, Consistency, Operation, State, Tags, Version};
+use crate::model::{Condition, Consistency, Operation, Tags, Version};
 use crate::wit_host::bindings::tidepool::kv::types::{self as wit, CacheStatus, Failure};
-use crate::wit_host::context::Incoming;
+use crate::wit_host::context::{Cached, Incoming};
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -62,23 +62,7 @@ impl DataPlane {
         let inner = Arc::clone(&self.0);
         let (parts, body) = request.into_parts();
         match route::parse(&parts.method, &parts.uri, &parts.headers) {
-            Ok(Route::Kv(kv)) if kv.operation == Operation::Get => {
-                let head = kv.head;
-                let incoming = Box::new(Incoming {
-                    cached: inner.cached(&kv),
-                    key: kv.key.clone(),
-                    parts,
-                    body: Bytes::new(),
-                });
-                Box::pin(async move {
-                    let answer = inner.call(kv, incoming).await;
-                    if head {
-                        respond::without_body(answer)
-                    } else {
-                        answer
-                    }
-                })
-            }
+            Ok(Route::Kv(kv)) if kv.operation == Operation::Get => Box::pin(inner.read(kv, parts)),
             Ok(Route::Kv(kv)) => Box::pin(inner.write(kv, parts, body)),
             Ok(Route::Healthz) => ready(respond::json(
                 StatusCode::OK,
@@ -122,7 +106,7 @@ impl Inner {
             key: kv.key.clone(),
             parts,
             body,
-            cached: None,
+            cached: Cached::Missing,
         });
         let writing = tokio::spawn(async move { self.call(kv, incoming).await });
         writing.await.unwrap_or_else(|error| {
@@ -132,15 +116,47 @@ impl Inner {
         })
     }
 
-    /// What the cache has at hand, as fresh as the request asks.
-    fn cached(&self, kv: &KvRequest) -> Option<State> {
+    /// GET and HEAD. The cache is asked before the component is called, so that
+    /// no instance waits for it.
+    async fn read(self: Arc<Self>, kv: KvRequest, parts: Parts) -> respond::Answer {
+        let cached = self.cached(&kv).await;
+        let (head, down) = (kv.head, matches!(cached, Cached::Down));
+        let incoming = Box::new(Incoming {
+            key: kv.key.clone(),
+            parts,
+            body: Bytes::new(),
+            cached,
+        });
+        let mut answer = self.call(kv, incoming).await;
+        if down && let Some(status) = answer.headers_mut().get_mut(X_CACHE) {
+            *status = HeaderValue::from_static("DOWN");
+        }
+        if head {
+            respond::without_body(answer)
+        } else {
+            answer
+        }
+    }
+
+    /// What the cache has, as fresh as the request asks.
+    async fn cached(&self, kv: &KvRequest) -> Cached {
         let at_least = match kv.consistency {
             Consistency::Cached => None,
             Consistency::AtLeast(version) => Some(version),
-            Consistency::Log => return None,
+            Consistency::Log => return Cached::Missing,
         };
         let cache = &self.region.backends.cache;
-        cache.lookup_now(kv.key.as_str(), at_least)
+        if let Some(state) = cache.lookup_now(kv.key.as_str(), at_least) {
+            return Cached::Found(state);
+        }
+        match cache.peek(&kv.key, at_least).await {
+            Ok(Some(state)) => Cached::Found(state),
+            Ok(None) => Cached::Missing,
+            Err(error) => {
+                tracing::debug!(%error, "the cache is away; the log answers");
+                Cached::Down
+            }
+        }
     }
 
     async fn call(&self, kv: KvRequest, incoming: Box<Incoming>) -> respond::Answer {

@@ -6,7 +6,7 @@ use wasmtime::Result;
 use wasmtime::component::Resource;
 
 use super::bindings::tidepool::kv::cache::{Host, HostLease, LookupResult};
-use super::context::{Backends, Context};
+use super::context::{Backends, Cached, Context};
 use crate::cache::{Lease, Lookup};
 use crate::model::{State, Version};
 
@@ -14,11 +14,11 @@ impl Host for Context {
     async fn lookup(&mut self, at_least: Option<i64>) -> Result<LookupResult> {
         self.charge(0)?;
         let at_least = at_least.map(Version);
-        let key = &self.incoming()?.key;
-        if let Some(state) = self.backends()?.cache.lookup_now(key.as_str(), at_least) {
-            return Ok(LookupResult::Found(self.give_state(state)?));
+        let incoming = self.incoming()?;
+        if let Cached::Down = incoming.cached {
+            return Ok(LookupResult::Miss(None));
         }
-        let key = key.clone();
+        let key = incoming.key.clone();
         let backends = Arc::clone(self.backends()?);
         match backends.cache.lookup(&key, at_least).await {
             Ok(Lookup::Found(state)) => Ok(LookupResult::Found(self.give_state(state)?)),
@@ -28,8 +28,9 @@ impl Host for Context {
                 Ok(LookupResult::Miss(Some(Resource::new_own(handle))))
             }
             Err(error) => {
-                // The log can answer what the cache cannot.
-                tracing::warn!(%error, "cache lookup failed; reading the log instead");
+                // The log can answer what the cache cannot. The cache itself has
+                // said once that it is away.
+                tracing::debug!(%error, "cache lookup failed; reading the log instead");
                 Ok(LookupResult::Miss(None))
             }
         }
@@ -43,7 +44,7 @@ async fn fill(backends: &Backends, lease: Lease, state: &State) -> bool {
         .await
         .unwrap_or_else(|error| {
             // The answer is in hand; the next reader will try again.
-            tracing::warn!(%error, "cache fill failed");
+            tracing::debug!(%error, "cache fill failed");
             false
         })
 }

@@ -56,7 +56,18 @@ pub struct Incoming {
     /// The whole body.
     pub body: Bytes,
     /// What the cache has for the key, for a `get` component.
-    pub cached: Option<State>,
+    pub cached: Cached,
+}
+
+/// What a look at the cache before the call has found.
+#[derive(Debug)]
+pub enum Cached {
+    /// This, and it is as fresh as asked.
+    Found(State),
+    /// Nothing that answers, or nobody has looked.
+    Missing,
+    /// The cache cannot be reached: the call is not to wait for it once more.
+    Down,
 }
 
 /// What a call is about.

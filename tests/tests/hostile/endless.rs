@@ -20,7 +20,7 @@ use tidepool::handlers::load::{Loaded, Loader};
 use tidepool::log::{AppendError, Change, Log, ReadError, Receipt};
 use tidepool::model::{Condition, Key, Operation, State, Value, Version};
 use tidepool::wit_host::bindings::tidepool::kv::types::{self, Failure};
-use tidepool::wit_host::context::{Backends, Incoming};
+use tidepool::wit_host::context::{Backends, Cached, Incoming};
 use tidepool::wit_host::wasi::HandlerOutput;
 use tidepool_tests::{built, within};
 
@@ -160,7 +160,7 @@ async fn call(
         key: key(),
         parts,
         body: Bytes::from_static(br#"{"value":"v"}"#),
-        cached: None,
+        cached: Cached::Missing,
     });
     instance.request(request, incoming).await
 }

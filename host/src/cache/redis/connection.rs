@@ -108,6 +108,13 @@ impl Links {
         }
     }
 
+    /// Whether there is a connection now.
+    pub fn is_up(&self) -> bool {
+        self.links
+            .iter()
+            .any(|link| matches!(&*link.state.borrow(), State::Up { .. }))
+    }
+
     /// One command with its answer.
     pub async fn query<T: FromRedisValue>(
         &self,

@@ -275,6 +275,14 @@ impl Cache for RedisCache {
         None
     }
 
+    async fn peek(
+        &self,
+        key: &Key,
+        at_least: Option<Version>,
+    ) -> Result<Option<State>, CacheError> {
+        self.seen(key, at_least).await
+    }
+
     async fn lookup(&self, key: &Key, at_least: Option<Version>) -> Result<Lookup, CacheError> {
         self.find(key, at_least).await
     }
@@ -336,6 +344,7 @@ impl Cache for RedisCache {
             });
         }
         CacheStats {
+            reachable: self.links.is_up(),
             damaged: self.counts.damaged.load(Ordering::Relaxed),
             out_of_memory: self.counts.out_of_memory.load(Ordering::Relaxed),
             ..kept.1

@@ -39,11 +39,8 @@ impl RedisCache {
         get.arg(self.entry(key.as_str()));
         let deadline = Instant::now() + self.settings.lease_wait;
         loop {
-            match self.look(&get, at_least).await? {
-                Seen::Found(state) => return Ok(Lookup::Found(state)),
-                Seen::Other => return Ok(Lookup::Miss(None)),
-                Seen::Leased | Seen::Nothing => {}
-            }
+            // Without a look first: who comes here has had one, and the lease is
+            // not given where there is an entry.
             match self.flights.enter(key, self.entropy.next_u64()) {
                 Turn::Yours(ticket) => {
                     return self.take_turn(ticket, key, &get, at_least, deadline).await;
@@ -55,7 +52,26 @@ impl RedisCache {
                 }
                 Turn::Crowded => return Ok(Lookup::Miss(None)),
             }
+            match self.look(&get, at_least).await? {
+                Seen::Found(state) => return Ok(Lookup::Found(state)),
+                Seen::Other => return Ok(Lookup::Miss(None)),
+                Seen::Leased | Seen::Nothing => {}
+            }
         }
+    }
+
+    /// A look that takes no lease.
+    pub(super) async fn seen(
+        &self,
+        key: &Key,
+        at_least: Option<Version>,
+    ) -> Result<Option<State>, CacheError> {
+        let mut get = redis::cmd("GET");
+        get.arg(self.entry(key.as_str()));
+        Ok(match self.look(&get, at_least).await? {
+            Seen::Found(state) => Some(state),
+            Seen::Other | Seen::Leased | Seen::Nothing => None,
+        })
     }
 
     /// Puts a state in the place of its lease.
