@@ -153,7 +153,9 @@ impl App {
     /// See [`AppError`].
     pub fn check(settings: &Settings) -> Result<(SqlConfig, RedisCacheSettings), AppError> {
         let sql = SqlConfig::new(&settings.database)?;
-        Ok((sql, RedisCacheSettings::new(settings)?))
+        let redis = RedisCacheSettings::new(settings)?;
+        redis.check()?;
+        Ok((sql, redis))
     }
 
     /// Starts one region on a database and a Redis. The database must answer;

@@ -2,12 +2,13 @@
 //! has no secret in it, before anything is announced.
 
 use std::net::TcpListener;
+use std::process::Stdio;
 
 use tempfile::TempDir;
 use tidepool_tests::cluster::Database;
 use tidepool_tests::servers::postgres::{PASSWORD, Postgres, ROLE};
 use tidepool_tests::servers::{Redis, free_port};
-use tidepool_tests::{Ran, Setup, built, command};
+use tidepool_tests::{Ran, Setup, built, command, within};
 
 /// What may never be shown: passwords, right and wrong, plain and encoded.
 const SECRETS: [&str; 4] = [PASSWORD, "tide%2Fpool", "wrong-secret", "right-secret"];
@@ -75,7 +76,6 @@ async fn urls_that_are_none() {
         "postgresql://u:wrong-secret@h/kv?sslmode=maybe",
         "postgresql://u:wrong-secret@h/kv?sslrootcert=/nowhere&sslmode=verify-full",
         "postgresql://u:wrong-secret@h/kv?nonsense=1",
-        "postgresql://u:wrong%zzsecret@h/kv",
     ] {
         both(bad, &nobody(), &["database.url"]).await;
     }
@@ -144,6 +144,8 @@ async fn a_database_that_does_not_let_us_in() {
     let away = format!("postgresql://{ROLE}:wrong-secret@127.0.0.1:{closed}/kv");
     let says = [&*closed.to_string(), "check that the server runs"];
     both(&away, &redis, &says).await;
+    // Whether or not Redis is there.
+    both(&away, &nobody(), &says).await;
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
     let hangs = format!("postgresql://{ROLE}:wrong-secret@127.0.0.1:{port}/kv?connect_timeout=1");
@@ -157,6 +159,27 @@ async fn a_database_that_does_not_let_us_in() {
     let guest = server.url(&role, database.name());
     let grant = format!("GRANT USAGE, CREATE ON SCHEMA public TO \"{role}\"");
     both(&guest, &redis, &[&grant]).await;
+}
+
+#[tokio::test]
+async fn a_start_that_waits_for_a_database_can_be_stopped() {
+    let folder = TempDir::new().unwrap();
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let url = format!("postgresql://u:wrong-secret@127.0.0.1:{port}/kv?connect_timeout=3600");
+    let mut serve = command::command(&built::binary());
+    serve.args(["serve", "--admin-listen", "127.0.0.1:0", "--data"]);
+    serve.arg(folder.path().join("data")).env("PORT", "0");
+    serve.env("DATABASE_URL", url).env("REDIS_URL", nobody());
+    serve.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let serve = serve.spawn().unwrap();
+    let _connection = within("a connection", silent.accept()).await.unwrap();
+    let id = serve.id().unwrap().to_string();
+    let kill = std::process::Command::new("kill").arg(&id).status();
+    assert!(kill.is_ok_and(|status| status.success()));
+    let ended = within("its end", serve.wait_with_output()).await.unwrap();
+    let line = Ran::from(ended).refused(1).to_owned();
+    assert!(line.contains("stopped before it had started"), "{line}");
 }
 
 #[tokio::test]
@@ -276,8 +299,13 @@ async fn certificates_that_are_not_trusted() {
     let untrusted = format!("{database}?sslmode=verify-full");
     let trusted = format!("{untrusted}&sslrootcert={}", file.replace('/', "%2F"));
     let cache = redis.url().replace("127.0.0.1", "localhost");
-    both(&untrusted, &cache, &["sslrootcert"]).await;
     both(&trusted, &cache, &["redis.ca_file"]).await;
+    let variables = [
+        ("DATABASE_URL", &*untrusted),
+        ("REDIS_URL", &*cache),
+        ("TIDEPOOL_REDIS_CA_FILE", file),
+    ];
+    refused(&variables, &["sslrootcert"]).await;
     let variables = [
         ("DATABASE_URL", &*trusted),
         ("REDIS_URL", &*cache),
