@@ -32,7 +32,7 @@ fn put(text: &'static str) -> Change {
 
 async fn write(database: &Arc<SqliteDatabase>, key: &str) -> Receipt {
     let log = SqliteLog::new(database.clone());
-    log.append(Key::new(key).unwrap(), put("x"), Condition::None)
+    log.append(Key::new(key).unwrap(), put("x"), Condition::None, None)
         .await
         .unwrap()
 }

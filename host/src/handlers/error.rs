@@ -4,6 +4,7 @@ use wasmtime::{Trap, WasmBacktrace};
 
 use super::answer::BadAnswer;
 use crate::config::Limits;
+use crate::log::AppendError;
 use crate::wit_host::context::{Exceeded, StaleHandle};
 
 /// A call that failed. `Display` is for the client: it says what happened and
@@ -37,15 +38,22 @@ pub enum CallError {
     /// It failed after it had asked the log to append.
     #[error("{0}; the write may have happened: read the key to see")]
     AfterWrite(Box<CallError>),
+    /// The request's `Idempotency-Key` came with another change of the key. The
+    /// component was not asked what to make of it.
+    #[error("{}", AppendError::IdReused)]
+    IdReused,
     /// Too many calls at once.
     #[error("too many requests for this operation at once; try again later")]
     Overloaded,
 }
 
 impl CallError {
-    /// Whether the component did it, not the load.
+    /// Whether the component did it, not the load and not the client.
     pub fn is_the_components(&self) -> bool {
-        !matches!(self, CallError::Overloaded | CallError::Instantiate(_))
+        !matches!(
+            self,
+            CallError::Overloaded | CallError::Instantiate(_) | CallError::IdReused
+        )
     }
 
     /// What the log says.
@@ -68,6 +76,9 @@ impl CallError {
             Some(Exceeded::Cpu(_)) => return CallError::CpuDeadline(limits.cpu.as_millis()),
             Some(exceeded) => return CallError::Exceeded(exceeded.to_string()),
             None => {}
+        }
+        if let Some(AppendError::IdReused) = error.downcast_ref() {
+            return CallError::IdReused;
         }
         match error.downcast_ref::<Trap>() {
             Some(Trap::StackOverflow) => {

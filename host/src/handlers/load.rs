@@ -290,9 +290,9 @@ impl Loader {
         // An interface of types only comes along with one that uses them, and
         // would go with it: naming it would mislead.
         let is_used = |item: &ComponentItem| match item {
-            ComponentItem::ComponentInstance(instance) => instance.exports(engine).any(
-                |(_, export)| matches!(export.ty, ComponentItem::ComponentFunc(_)),
-            ),
+            ComponentItem::ComponentInstance(instance) => instance
+                .exports(engine)
+                .any(|(_, export)| matches!(export.ty, ComponentItem::ComponentFunc(_))),
             _ => true,
         };
         if forbidden.iter().any(|(_, item)| is_used(&item.ty)) {

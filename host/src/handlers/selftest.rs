@@ -16,7 +16,7 @@ use super::instance::Instance;
 use super::load::Loaded;
 use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
 use crate::clock::{Clock, SystemClock, SystemEntropy};
-use crate::log::{AppendError, Change, Log, ReadError, Receipt};
+use crate::log::{AppendError, Change, Log, ReadError, Receipt, WriteId};
 use crate::model::{Condition, Key, Operation, Row, State, Value, Version};
 use crate::wit_host::bindings::tidepool::kv::types::{self, Consistency, Failure, Request};
 use crate::wit_host::context::{Backends, Cached, Incoming};
@@ -176,6 +176,7 @@ impl Log for ScratchLog {
         key: Key,
         change: Change,
         condition: Condition,
+        _id: Option<WriteId>,
     ) -> Result<Receipt, AppendError> {
         let mut keys = self.0.lock();
         let latest = keys.get(&key).cloned().unwrap_or(State::Absent);

@@ -285,6 +285,7 @@ fn broken(error: &CallError, revision: &Revision) -> Problem {
             Kind::HandlerFailed
         }
         CallError::AfterWrite(_) => Kind::OutcomeUnknown,
+        CallError::IdReused => Kind::IdempotencyKeyReused,
         CallError::CpuDeadline(_) | CallError::WallDeadline(_) => Kind::HandlerDeadline,
         CallError::Overloaded | CallError::Instantiate(_) => Kind::Overloaded,
     };

@@ -87,6 +87,8 @@ kinds! {
     TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// A key over its limit.
     KeyTooLong = "key-too-long", URI_TOO_LONG, "The key is too long";
+    /// An `Idempotency-Key` with another change than the first time.
+    IdempotencyKeyReused = "idempotency-key-reused", UNPROCESSABLE_ENTITY, "The Idempotency-Key belongs to another change";
     /// A component that cannot be deployed.
     Unprocessable = "unprocessable", UNPROCESSABLE_ENTITY, "The component cannot be deployed";
     /// A fault of the host.

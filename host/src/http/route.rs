@@ -8,6 +8,7 @@
 use http::header::{ACCEPT, HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use http::{Method, Uri};
 
+use crate::log::write_id::{self, BadWriteId, WriteId};
 use crate::model::{
     Condition, Consistency, Key, KeyError, MAX_KEY_BYTES, Operation, Tags, Version,
 };
@@ -123,6 +124,9 @@ fn parse_kv(method: &Method, key: &str, headers: &HeaderMap) -> Result<KvRequest
         Method::DELETE => (Operation::Delete, false),
         _ => return Err(RouteError::MethodNotAllowed { allow: KV_METHODS }),
     };
+    if operation != Operation::Get {
+        check_idempotency_key(headers)?;
+    }
     Ok(KvRequest {
         operation,
         head,
@@ -198,6 +202,25 @@ fn parse_consistency(operation: Operation, headers: &HeaderMap) -> Result<Consis
                 bad("send `cached`, `at-least=<version>` with the version of an answer, or `log`")
             }
         },
+    }
+}
+
+/// The log is given it where the component writes; here it is only read.
+fn check_idempotency_key(headers: &HeaderMap) -> Result<(), RouteError> {
+    let bad = |advice| RouteError::BadHeader {
+        name: "Idempotency-Key",
+        advice,
+    };
+    let mut lines = headers.get_all(write_id::HEADER).iter();
+    let Some(line) = lines.next() else {
+        return Ok(());
+    };
+    if lines.next().is_some() {
+        return Err(bad("send it once"));
+    }
+    match WriteId::parse(line.as_bytes()) {
+        Ok(_) => Ok(()),
+        Err(BadWriteId) => Err(bad(BadWriteId::ADVICE)),
     }
 }
 

@@ -198,6 +198,26 @@ fn consistency_is_read_for_reads_only() {
 }
 
 #[test]
+fn an_idempotency_key_is_read_on_writes_only() {
+    let of = |method, lines: &[(&str, &str)]| kv(method, lines).map(|_| ());
+    for method in [Method::PUT, Method::DELETE] {
+        for text in ["a-1", "\"a-1\"", " \"a\\\\b\" "] {
+            assert_eq!(of(method.clone(), &[("idempotency-key", text)]), Ok(()));
+        }
+        for lines in [
+            &[("idempotency-key", "")][..],
+            &[("idempotency-key", "a b")],
+            &[("idempotency-key", "\"a")],
+            &[("idempotency-key", "a"), ("idempotency-key", "a")],
+        ] {
+            let error = of(method.clone(), lines).unwrap_err().to_string();
+            assert!(error.contains("header Idempotency-Key: send "), "{error}");
+        }
+    }
+    assert_eq!(of(Method::GET, &[("idempotency-key", "a b")]), Ok(()));
+}
+
+#[test]
 fn conditions_are_read_as_the_rfc_says() {
     let of = |text: &str| condition(&[("if-match", text)]).unwrap();
     assert_eq!(of("*"), Condition::IfMatch(Tags::Any));
@@ -313,7 +333,7 @@ proptest! {
     #[test]
     fn no_path_and_no_header_make_it_panic(
         path in "/(kv/)?[!-~]{0,40}",
-        name in prop::sample::select(vec!["if-match", "if-none-match", "accept", "tidepool-consistency"]),
+        name in prop::sample::select(vec!["if-match", "if-none-match", "accept", "tidepool-consistency", "idempotency-key"]),
         value in prop::collection::vec(prop::sample::select(b"\"W/*, 17\xffat-least=".to_vec()), 0..20),
     ) {
         if let (Ok(uri), Ok(value)) = (path.parse::<Uri>(), HeaderValue::from_bytes(&value)) {

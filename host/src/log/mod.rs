@@ -8,6 +8,11 @@
 //!   the key and the database's clock;
 //! - decide a condition in that same transaction, against the key's live
 //!   value, exactly, however many writers there are;
+//! - append nothing for an id by which it knows a row of the key: one that was
+//!   appended with it less than [`REMEMBERED`](write_id::REMEMBERED) ago, by the
+//!   database's clock. It answers the receipt of that row, or
+//!   [`AppendError::IdReused`] when the change is another one. That comes before
+//!   the condition, in the same transaction, and is as exact;
 //! - answer [`AppendError::OutcomeUnknown`] when it cannot tell whether the
 //!   row is durable, and never take that for success or failure;
 //! - answer a read with every append acknowledged before the read began.
@@ -17,6 +22,7 @@
 pub mod schema;
 pub mod sql;
 pub mod sqlite;
+pub mod write_id;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +31,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::model::{Condition, Key, State, Version};
+
+pub use write_id::WriteId;
 
 /// What an append makes of the key.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,6 +69,9 @@ pub enum AppendError {
         /// Version of the key's live value.
         current: Option<Version>,
     },
+    /// The id belongs to another change of the key. Nothing was written.
+    #[error("the id was given to another change of the key; give each change an id of its own")]
+    IdReused,
     /// Nothing was written; a later try may succeed.
     #[error("the log cannot be written: {0}")]
     Unavailable(String),
@@ -80,12 +91,14 @@ pub enum ReadError {
 /// See the head of this file.
 #[async_trait]
 pub trait Log: Send + Sync {
-    /// Appends a row. Dropping the future does not undo it.
+    /// Appends a row. Dropping the future does not undo it. After
+    /// [`AppendError::OutcomeUnknown`] the same append with the same `id` finds out.
     async fn append(
         &self,
         key: Key,
         change: Change,
         condition: Condition,
+        id: Option<WriteId>,
     ) -> Result<Receipt, AppendError>;
 
     /// The latest state of a key.

@@ -45,6 +45,11 @@ pub const MIGRATIONS: &[&str] = &[
     ) WITHOUT ROWID;
     CREATE UNIQUE INDEX revisions_active ON revisions (region, operation) WHERE active = 1;
     CREATE INDEX revisions_digest ON revisions (digest);",
+    // What a client calls a write, if it does. It stands behind the value, so it is
+    // only looked for in its index, which has nothing of other writes.
+    "ALTER TABLE kv_log ADD COLUMN write_id INTEGER;
+    CREATE INDEX kv_log_write_id ON kv_log (key, write_id, version DESC)
+        WHERE write_id IS NOT NULL;",
 ];
 
 /// What a file says about itself.

@@ -228,6 +228,8 @@ pub struct Context {
     pub(super) table_elements: usize,
     /// An append has been asked for in this call and was not refused.
     pub(super) may_have_written: bool,
+    /// Appends of this call that have a receipt.
+    pub(super) written: u32,
     /// A growth was refused: what follows is the component's way of dying.
     pub(super) growth_refused: bool,
     meter: Arc<CpuMeter>,
@@ -255,6 +257,7 @@ impl Context {
             memory_bytes: 0,
             table_elements: 0,
             may_have_written: false,
+            written: 0,
             growth_refused: false,
             meter: Arc::default(),
             output,
@@ -268,6 +271,7 @@ impl Context {
         self.host_calls = 0;
         self.host_bytes = 0;
         self.may_have_written = false;
+        self.written = 0;
     }
 
     /// Ends a call: every handle is void, leases go back.

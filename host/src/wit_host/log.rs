@@ -13,7 +13,7 @@ use super::bindings::tidepool::kv::types::{Condition, State as WitState};
 use super::bindings::tidepool::kv::{log_delete, log_put, log_reader};
 use super::context::{Context, StoredValue};
 use super::types::condition;
-use crate::log::{AppendError, Change, ReadError};
+use crate::log::{AppendError, Change, ReadError, WriteId, write_id};
 use crate::model::{self, MAX_CONTENT_TYPE_BYTES, MAX_TTL_SECONDS, State};
 
 impl log_types::Host for Context {}
@@ -109,15 +109,37 @@ impl Context {
         change: Change,
         condition: model::Condition,
     ) -> Result<Result<Receipt, WriteError>> {
-        let key = self.incoming()?.key.clone();
+        let incoming = self.incoming()?;
+        let key = incoming.key.clone();
+        let id = incoming.parts.headers.get(write_id::HEADER);
+        let id = id.map(|id| WriteId::parse(id.as_bytes())).transpose()?;
+        let id = id.map(|id| id.after(self.written));
         let backends = Arc::clone(self.backends()?);
         // Set before the wait: the call may be cut while the log is at it.
         let before = std::mem::replace(&mut self.may_have_written, true);
-        let answer = backends.log.append(key, change, condition).await;
-        if let Err(AppendError::PreconditionFailed { .. } | AppendError::Unavailable(_)) = &answer {
-            self.may_have_written = before;
+        let answer = backends.log.append(key, change, condition, id).await;
+        match answer {
+            Ok(written) => {
+                self.written = self.written.saturating_add(1);
+                Ok(Ok(receipt(written)))
+            }
+            Err(AppendError::PreconditionFailed { current }) => {
+                self.may_have_written = before;
+                Ok(Err(WriteError::PreconditionFailed(current.map(|v| v.0))))
+            }
+            Err(error @ AppendError::Unavailable(_)) => {
+                self.may_have_written = before;
+                Ok(Err(WriteError::Unavailable(error.to_string())))
+            }
+            Err(error @ AppendError::OutcomeUnknown(_)) => {
+                Ok(Err(WriteError::OutcomeUnknown(error.to_string())))
+            }
+            // Not the component's to answer: it ends the call.
+            Err(error @ AppendError::IdReused) => {
+                self.may_have_written = before;
+                Err(error.into())
+            }
         }
-        Ok(answer.map(receipt).map_err(write_error))
     }
 }
 
@@ -135,17 +157,6 @@ pub fn rfc3339(micros: i64) -> String {
     let micros = u64::try_from(micros).unwrap_or(0).min(LAST);
     let time: SystemTime = UNIX_EPOCH + Duration::from_micros(micros);
     humantime::format_rfc3339_micros(time).to_string()
-}
-
-fn write_error(error: AppendError) -> WriteError {
-    let text = error.to_string();
-    match error {
-        AppendError::PreconditionFailed { current } => {
-            WriteError::PreconditionFailed(current.map(|v| v.0))
-        }
-        AppendError::Unavailable(_) => WriteError::Unavailable(text),
-        AppendError::OutcomeUnknown(_) => WriteError::OutcomeUnknown(text),
-    }
 }
 
 #[cfg(test)]

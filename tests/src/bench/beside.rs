@@ -13,7 +13,6 @@ use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tidepool::app::App;
-use tidepool::cache::Lookup;
 use tidepool::config::Settings;
 use tidepool::handlers::answer::{Answer, AnswerBody};
 use tidepool::http::data::answered;
@@ -64,9 +63,9 @@ async fn native_get(backends: Arc<Backends>, request: Request<Incoming>) -> Resp
     // The same look-up that the host does for a component.
     let found = match backends.cache.lookup_now(kv.key.as_str(), None) {
         Some(state) => state,
-        None => match backends.cache.lookup(&kv.key, None).await {
-            Ok(Lookup::Found(state)) => state,
-            Ok(Lookup::Miss(_)) => State::Absent,
+        None => match backends.cache.peek(&kv.key, None).await {
+            Ok(Some(state)) => state,
+            Ok(None) => State::Absent,
             Err(error) => {
                 return Problem::new(Kind::Unavailable, error.to_string()).into_answer();
             }

@@ -14,7 +14,7 @@ use tidepool::app::App;
 use tidepool::config::Settings;
 use tidepool::model::{Key, Operation};
 use tidepool::wit_host::bindings::tidepool::kv::types::{self, Condition, Consistency};
-use tidepool::wit_host::context;
+use tidepool::wit_host::context::{self, Cached};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -166,7 +166,10 @@ impl Host {
                 key: key.clone(),
                 parts,
                 body: Bytes::new(),
-                cached: self.app.backends[0].cache.lookup_now(key.as_str(), None),
+                cached: match self.app.backends[0].cache.lookup_now(key.as_str(), None) {
+                    Some(state) => Cached::Found(state),
+                    None => Cached::Missing,
+                },
             });
             let revision = self.app.registry.current(0, Operation::Get);
             match revision.request(request, incoming).await? {

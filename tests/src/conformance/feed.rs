@@ -90,7 +90,7 @@ async fn next(feed: &mut dyn Feed) -> Event {
 
 async fn write(log: &dyn Log, key: &Key, change: Change) -> (Key, Version) {
     let receipt = log
-        .append(key.clone(), change, Condition::None)
+        .append(key.clone(), change, Condition::None, None)
         .await
         .unwrap();
     (key.clone(), receipt.version)

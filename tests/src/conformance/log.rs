@@ -1,5 +1,7 @@
 //! What every log has to do, as one suite that each backend runs.
 
+mod ids;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +48,13 @@ pub async fn run(log: Arc<dyn Log>) {
     keys_and_values_are_any_bytes(&*log).await;
     versions_increase_however_many_write(log.clone()).await;
     two_conditional_writers_never_both_win(log.clone()).await;
-    a_dropped_append_does_no_harm(log).await;
+    a_dropped_append_does_no_harm(log.clone()).await;
+    ids::a_repeat_has_the_receipt_of_the_first(&*log).await;
+    ids::a_repeat_is_known_however_much_was_written_since(&*log).await;
+    ids::a_condition_that_held_is_not_looked_at_again(&*log).await;
+    ids::an_id_is_of_one_change(&*log).await;
+    ids::an_id_belongs_to_its_key(&*log).await;
+    ids::many_at_once_are_one_write(log).await;
 }
 
 /// A value without a type and without an end.
@@ -63,7 +71,7 @@ fn key(name: &str) -> Key {
 }
 
 async fn write(log: &dyn Log, key: &Key, change: Change) -> Receipt {
-    log.append(key.clone(), change, Condition::None)
+    log.append(key.clone(), change, Condition::None, None)
         .await
         .unwrap()
 }
@@ -115,7 +123,8 @@ async fn conditions_look_at_the_live_value(log: &dyn Log) {
     let any = Condition::IfMatch(Tags::Any);
     let none = Condition::IfNoneMatch(Tags::Any);
     let failed = |current| Err(AppendError::PreconditionFailed { current });
-    let append = |change, condition: &Condition| log.append(key.clone(), change, condition.clone());
+    let append =
+        |change, condition: &Condition| log.append(key.clone(), change, condition.clone(), None);
 
     assert_eq!(append(put("1"), &any).await, failed(None));
     let first = append(put("1"), &none).await.unwrap().version;
@@ -154,7 +163,7 @@ async fn a_value_past_its_time_counts_as_deleted(log: &dyn Log) {
     );
     let absent = Condition::IfNoneMatch(Tags::Any);
     assert!(
-        log.append(key.clone(), put(Duration::MAX), absent)
+        log.append(key.clone(), put(Duration::MAX), absent, None)
             .await
             .unwrap()
             .version
@@ -228,7 +237,7 @@ async fn two_conditional_writers_never_both_win(log: Arc<dyn Log>) {
         let attempts = (0..8).map(|_| {
             let (log, key) = (log.clone(), key.clone());
             let condition = Condition::IfMatch(Tags::Versions(vec![latest]));
-            tokio::spawn(async move { log.append(key, put("x"), condition).await })
+            tokio::spawn(async move { log.append(key, put("x"), condition, None).await })
         });
         let mut winners = Vec::new();
         for attempt in attempts.collect::<Vec<_>>() {
@@ -246,7 +255,7 @@ async fn two_conditional_writers_never_both_win(log: Arc<dyn Log>) {
 async fn a_dropped_append_does_no_harm(log: Arc<dyn Log>) {
     let key = key("dropped");
     for _ in 0..8 {
-        let append = log.append(key.clone(), put("x"), Condition::None);
+        let append = log.append(key.clone(), put("x"), Condition::None, None);
         let _ = tokio::time::timeout(Duration::ZERO, append).await;
     }
     let last = write(&*log, &key, put("last")).await.version;

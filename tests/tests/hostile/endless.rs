@@ -17,7 +17,7 @@ use tidepool::handlers::engine::ServingEngine;
 use tidepool::handlers::error::CallError;
 use tidepool::handlers::instance::Instance;
 use tidepool::handlers::load::{Loaded, Loader};
-use tidepool::log::{AppendError, Change, Log, ReadError, Receipt};
+use tidepool::log::{AppendError, Change, Log, ReadError, Receipt, WriteId};
 use tidepool::model::{Condition, Key, Operation, State, Value, Version};
 use tidepool::wit_host::bindings::tidepool::kv::types::{self, Failure};
 use tidepool::wit_host::context::{Backends, Cached, Incoming};
@@ -60,6 +60,7 @@ impl Log for Silent {
         _key: Key,
         _change: Change,
         _condition: Condition,
+        _id: Option<WriteId>,
     ) -> Result<Receipt, AppendError> {
         match self.wait().await {}
     }
@@ -79,6 +80,7 @@ impl Log for Talking {
         _key: Key,
         _change: Change,
         _condition: Condition,
+        _id: Option<WriteId>,
     ) -> Result<Receipt, AppendError> {
         Err(AppendError::Unavailable("it only talks".to_owned()))
     }

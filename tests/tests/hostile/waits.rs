@@ -65,6 +65,31 @@ async fn a_wait_for_the_log_ends_at_the_deadline_and_its_outcome_is_unknown() {
 }
 
 #[tokio::test]
+async fn a_write_with_an_id_is_sent_again_until_its_outcome_is_known() {
+    let setup = Setup::new().set("limits.wall=300ms");
+    let server = setup.regions(&["here", "there"]).start().await;
+    let send = |region: &str| {
+        let put = server.region(region).put("/kv/k").value("v");
+        let put = put.header("if-none-match", "*");
+        put.header("idempotency-key", "one-write").send()
+    };
+    let held = Held::hold(&server);
+    for region in ["here", "there", "here"] {
+        send(region).await.problem(504, "outcome-unknown");
+    }
+    held.release();
+    let first = send("there").await.expect(201);
+    let again = send("here").await.expect(201);
+    assert_eq!(first.text(), again.text());
+    assert_eq!(first.version(), again.version());
+    let database = server.setup().data().join("tidepool.db");
+    let rows = Connection::open(database).unwrap();
+    let count = "SELECT count(*) FROM kv_log WHERE key = 'k'";
+    let count: i64 = rows.query_row(count, (), |row| row.get(0)).unwrap();
+    assert_eq!(count, 1);
+}
+
+#[tokio::test]
 async fn more_calls_than_may_wait_are_refused_at_once() {
     let setup = Setup::new()
         .set("handlers.concurrency=1")

@@ -8,6 +8,7 @@ mod conditions;
 mod connections;
 mod freshness;
 mod keys;
+mod repeats;
 mod requests;
 mod values;
 

@@ -42,7 +42,10 @@ impl Writers {
                     }
                     let value = format!("{writer}/{index}");
                     let key = key(&format!("k{}", (writer + index) % 8));
-                    match log.append(key, put(value.clone()), Condition::None).await {
+                    match log
+                        .append(key, put(value.clone()), Condition::None, None)
+                        .await
+                    {
                         Ok(receipt) => {
                             written.fetch_add(1, Ordering::Relaxed);
                             outcomes.acknowledged.insert(value, receipt.version);

@@ -59,6 +59,6 @@ fn put(text: impl Into<Bytes>) -> Change {
 }
 
 async fn write(log: &SqlLog, name: &str) -> Version {
-    let receipt = log.append(key(name), put("x"), Condition::None).await;
+    let receipt = log.append(key(name), put("x"), Condition::None, None).await;
     receipt.unwrap().version
 }

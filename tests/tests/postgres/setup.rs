@@ -186,7 +186,7 @@ async fn a_missing_privilege_names_its_grant() {
         .admin("privileges", "REVOKE INSERT ON kv_log FROM guest")
         .await;
     let error = log
-        .append(key("k"), put("x"), Condition::None)
+        .append(key("k"), put("x"), Condition::None, None)
         .await
         .unwrap_err();
     assert!(

@@ -83,13 +83,16 @@ async fn versions_increase_when_the_clock_steps_back() {
     );
     server.admin("clock", &row).await;
     let receipt = log
-        .append(key("k"), put("y"), Condition::None)
+        .append(key("k"), put("y"), Condition::None, None)
         .await
         .unwrap();
     assert_eq!(receipt.version, Version(ahead + 1));
     assert!(receipt.timestamp_micros < ahead);
     let condition = Condition::IfMatch(Tags::Versions(vec![receipt.version]));
-    let next = log.append(key("k"), put("z"), condition).await.unwrap();
+    let next = log
+        .append(key("k"), put("z"), condition, None)
+        .await
+        .unwrap();
     assert_eq!(next.version, Version(ahead + 2));
 }
 
@@ -108,7 +111,10 @@ async fn a_write_that_the_database_refuses_harms_no_other() {
                 ttl: None,
             };
             let name = format!("k{}", index % 16);
-            (bad, log.append(key(&name), change, Condition::None).await)
+            (
+                bad,
+                log.append(key(&name), change, Condition::None, None).await,
+            )
         })
     });
     for write in writes.collect::<Vec<_>>() {
@@ -129,7 +135,7 @@ async fn a_condition_sees_what_the_same_burst_has_written() {
         let attempts = (0..16).map(|_| {
             let (log, key) = (log.clone(), key(&name));
             let absent = Condition::IfNoneMatch(Tags::Any);
-            tokio::spawn(async move { log.append(key, put("x"), absent).await })
+            tokio::spawn(async move { log.append(key, put("x"), absent, None).await })
         });
         let mut won = Vec::new();
         for attempt in attempts.collect::<Vec<_>>() {
@@ -166,7 +172,7 @@ async fn a_lock_that_somebody_holds_is_waited_for_and_then_given_up() {
         .unwrap();
     let start = Instant::now();
     let error = log
-        .append(key("k"), put("x"), Condition::None)
+        .append(key("k"), put("x"), Condition::None, None)
         .await
         .unwrap_err();
     // Its bound: three times the time of a request.
@@ -208,7 +214,7 @@ async fn the_statement_for_cockroachdb_is_sql_and_does_the_same() {
         minor: 1,
     };
     let append = client
-        .prepare(&statements::append(cockroach))
+        .prepare(&statements::append(cockroach, false))
         .await
         .unwrap();
     let key = &b"k"[..];

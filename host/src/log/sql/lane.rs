@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::deadline;
 use super::link::{Found, Link, Outcome};
-use super::queue::{Append, Bounds, Queue};
+use super::queue::{Append, Bounds, Queue, Ticket};
 use crate::log::{AppendError, Receipt};
 use crate::model::Key;
 use crate::sql::{Backoff, SqlConfig};
@@ -35,20 +35,19 @@ impl Shared {
         }
     }
 
-    pub fn push(&self, append: Append) -> Result<(), String> {
-        let ready = {
+    pub fn push(&self, append: Append) -> Result<Ticket, String> {
+        let (ticket, ready) = {
             let mut queue = self.queue.lock();
-            queue.push(append)?;
-            queue.is_ready()
+            (queue.push(append)?, queue.is_ready())
         };
         if ready {
             self.wake.notify_one();
         }
-        Ok(())
+        Ok(ticket)
     }
 
-    pub fn take_back(&self, key: &Key, write_id: i64) -> bool {
-        self.queue.lock().take_back(key, write_id)
+    pub fn take_back(&self, key: &Key, ticket: Ticket) -> bool {
+        self.queue.lock().take_back(key, ticket)
     }
 
     /// Why something was not sent in time.
@@ -167,22 +166,31 @@ async fn write(shared: &Shared, config: &SqlConfig, mut link: Link, batch: Vec<A
 }
 
 fn refuse(batch: Vec<Append>, why: &str) {
-    for append in batch {
-        append.answer(Err(AppendError::Unavailable(why.to_owned())));
+    for mut append in batch {
+        let error = match append.unclear.take() {
+            None => AppendError::Unavailable(why.to_owned()),
+            Some(before) => AppendError::OutcomeUnknown(format!("{before}; sent again: {why}")),
+        };
+        append.answer(Err(error));
     }
 }
 
-/// Answers what was found out; gives back what was not written and still has time.
+/// Answers what was found out; gives back what still has time and was not written,
+/// or has an id by which the database knows whether it was.
 fn settle(batch: Vec<Append>, found: Vec<Found>) -> Vec<Append> {
     let now = Instant::now();
     let mut again = Vec::new();
-    for (append, found) in batch.into_iter().zip(found) {
+    for (mut append, found) in batch.into_iter().zip(found) {
         match found {
             Found::Written(receipt) => append.answer(Ok(receipt)),
             Found::Nothing(_) if append.deadline > now => again.push(append),
             Found::Nothing(why) => {
                 let why = format!("{why}; nothing was written, try again");
                 append.answer(Err(AppendError::Unavailable(why)));
+            }
+            Found::Unknown(why) if append.has_id() && append.deadline > now => {
+                append.unclear = Some(why);
+                again.push(append);
             }
             Found::Unknown(why) => append.answer(Err(AppendError::OutcomeUnknown(why))),
         }

@@ -55,6 +55,8 @@ pub(super) struct Link {
     client: Client,
     task: ConnectionTask,
     append: Statement,
+    /// The same, for batches with ids.
+    append_once: Statement,
     look_up: Statement,
     dialect: Dialect,
     config: SqlConfig,
@@ -96,7 +98,12 @@ impl Link {
     ) -> Result<Link, Error> {
         client.batch_execute(&statement_timeout(config)).await?;
         let dialect = match kind {
-            ServerKind::Cockroach { .. } => Dialect::Cockroach,
+            ServerKind::Cockroach { .. } => {
+                // What the append relies on, whatever the server's default is.
+                const EXACT: &str = "SET default_transaction_isolation = 'serializable'";
+                client.batch_execute(EXACT).await?;
+                Dialect::Cockroach
+            }
             ServerKind::Postgres { .. } => {
                 // Acknowledged means on disk, whatever the server's default is.
                 const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false)
@@ -115,7 +122,8 @@ impl Link {
             }
         };
         Ok(Link {
-            append: client.prepare(&statements::append(kind)).await?,
+            append: client.prepare(&statements::append(kind, false)).await?,
+            append_once: client.prepare(&statements::append(kind, true)).await?,
             look_up: client.prepare(statements::LOOK_UP).await?,
             client,
             task,
@@ -171,7 +179,7 @@ impl Link {
         let mut transaction = pin!(join4(
             self.client.batch_execute(statements::BEGIN),
             self.client.execute(lock, &lock_parameters),
-            self.client.query(&self.append, &parameters),
+            self.client.query(self.statement(batch), &parameters),
             self.client.batch_execute("COMMIT"),
         ));
         let sent = futures_util::poll!(&mut transaction);
@@ -203,13 +211,24 @@ impl Link {
         let key = arrays.keys.first().copied().unwrap_or_default();
         let mut parameters = arrays.parameters().to_vec();
         parameters.push(&key);
-        match self.client.query(&self.append, &parameters).await {
+        let id = batch.first().map(|append| append.write_id);
+        if batch.iter().any(Append::has_id) {
+            parameters.push(&id);
+        }
+        match self.client.query(self.statement(batch), &parameters).await {
             Ok(rows) => self.decided(&rows, batch),
             Err(error) => match classify(&error) {
                 Class::Lost | Class::Ambiguous | Class::Cancelled => self.unclear(&error),
                 _ if error.as_db_error().is_none() => self.unclear(&error),
                 _ => self.failed(&error),
             },
+        }
+    }
+
+    fn statement(&self, batch: &[Append]) -> &Statement {
+        match batch.iter().any(Append::has_id) {
+            true => &self.append_once,
+            false => &self.append,
         }
     }
 
@@ -310,7 +329,12 @@ impl Link {
             // A statement of a lost session may still be under way somewhere.
             _ => Found::Unknown(why.to_owned()),
         };
-        let mut found = vec![missing; batch.len()];
+        let found = batch.iter().map(|append| match append.has_id() {
+            // A row with its id may be of another time or host, or of another change.
+            true => Found::Unknown(why.to_owned()),
+            false => missing.clone(),
+        });
+        let mut found: Vec<Found> = found.collect();
         let arrays = Arrays::of(batch);
         let parameters: [&(dyn ToSql + Sync); 2] = [&arrays.keys, &arrays.write_ids];
         for row in self.client.query(&self.look_up, &parameters).await? {
@@ -328,8 +352,12 @@ impl Link {
 
 /// An answer of the append statement.
 fn decode(row: &Row) -> Result<Result<Receipt, AppendError>, Error> {
+    let same: Option<bool> = row.try_get(4)?;
     let holds: bool = row.try_get(0)?;
-    if !holds {
+    if same == Some(false) {
+        return Ok(Err(AppendError::IdReused));
+    }
+    if same.is_none() && !holds {
         let current: Option<i64> = row.try_get(1)?;
         let current = current.map(Version);
         return Ok(Err(AppendError::PreconditionFailed { current }));

@@ -36,8 +36,12 @@ struct Migration {
 /// `key` is bytes: text cannot hold NUL on PostgreSQL, and bytes have no collation.
 /// A primary key of PostgreSQL has no direction; it is read backwards. `xid` is the
 /// feed's position: the transaction that wrote the row.
-const MIGRATIONS: &[Migration] = &[Migration {
-    postgres: "CREATE TABLE kv_log (
+///
+/// Ids of clients are below 0, and their index has nothing of other writes: those
+/// neither pay for it nor reach into another range of a CockroachDB.
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        postgres: "CREATE TABLE kv_log (
             key bytea NOT NULL,
             version int8 NOT NULL,
             \"timestamp\" int8 NOT NULL, -- microseconds since the Unix epoch
@@ -50,7 +54,7 @@ const MIGRATIONS: &[Migration] = &[Migration {
             PRIMARY KEY (key, version)
         );
         CREATE INDEX kv_log_xid ON kv_log (xid);",
-    cockroach: &["CREATE TABLE IF NOT EXISTS kv_log (
+        cockroach: &["CREATE TABLE IF NOT EXISTS kv_log (
             key BYTES NOT NULL,
             version INT8 NOT NULL,
             \"timestamp\" INT8 NOT NULL,
@@ -61,7 +65,16 @@ const MIGRATIONS: &[Migration] = &[Migration {
             value BYTES,
             PRIMARY KEY (key, version DESC)
         )"],
-}];
+    },
+    Migration {
+        postgres: "CREATE INDEX kv_log_write_id ON kv_log (key, write_id, version)
+            WHERE write_id < 0;",
+        cockroach: &[
+            "CREATE INDEX IF NOT EXISTS kv_log_write_id ON kv_log (key, write_id, version DESC)
+            WHERE write_id < 0",
+        ],
+    },
+];
 
 const SCHEMA_TABLE: &str = "CREATE TABLE IF NOT EXISTS tidepool_schema (
     version int8 PRIMARY KEY,
@@ -218,6 +231,11 @@ impl Migrator<'_> {
         self.repeat(SCHEMA_TABLE).await?;
         let seen = self.seen().await?;
         self.up_to_date(seen)?;
+        // As it was left by the last one, and no index can be made then.
+        if seen > 0 && self.kind.cockroach_since(23, 1) {
+            self.repeat("ALTER TABLE kv_log SET (schema_locked = false)")
+                .await?;
+        }
         for (number, migration) in (1..).zip(MIGRATIONS) {
             if number > seen {
                 for statement in migration.cockroach {

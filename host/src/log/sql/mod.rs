@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
-use super::{AppendError, Change, Log, ReadError, Receipt};
+use super::{AppendError, Change, Log, ReadError, Receipt, WriteId};
 use crate::clock::Entropy;
 use crate::config;
 use crate::model::{Condition, Key, State};
@@ -147,9 +147,14 @@ impl Log for SqlLog {
         key: Key,
         change: Change,
         condition: Condition,
+        id: Option<WriteId>,
     ) -> Result<Receipt, AppendError> {
         let (reply, mut receipt) = oneshot::channel();
-        let write_id = self.entropy.next_u64().cast_signed();
+        let write_id = match id {
+            Some(id) => id.number(),
+            // Not below 0: that is what clients give.
+            None => (self.entropy.next_u64() >> 1).cast_signed(),
+        };
         let deadline = Instant::now() + self.config.request_timeout;
         let append = Append {
             key: key.clone(),
@@ -157,13 +162,15 @@ impl Log for SqlLog {
             condition,
             write_id,
             deadline,
+            unclear: None,
             reply,
         };
-        self.shared.push(append).map_err(AppendError::Unavailable)?;
+        let ticket = self.shared.push(append);
+        let ticket = ticket.map_err(AppendError::Unavailable)?;
         let answer = match timeout_at(deadline, &mut receipt).await {
             Ok(answer) => answer,
             // It will not be sent any more, unless it has been.
-            Err(_) if self.shared.take_back(&key, write_id) => {
+            Err(_) if self.shared.take_back(&key, ticket) => {
                 return Err(AppendError::Unavailable(self.shared.why_late()));
             }
             Err(_) => receipt.await,

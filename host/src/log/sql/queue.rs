@@ -4,8 +4,8 @@
 //! Rules of a batch:
 //! - the appends of a key go in the order in which they came;
 //! - no key is in two batches at once: the second would only wait for the first;
-//! - a condition is decided against the state before the batch, so an append that
-//!   has one is the first of its key in it.
+//! - a condition is decided against the state before the batch, and an id is looked
+//!   for in it, so an append that has one is the first of its key in the batch.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -21,14 +21,22 @@ pub(super) struct Append {
     pub key: Key,
     pub change: Change,
     pub condition: Condition,
-    /// Random: which row of the key is ours, should the answer get lost.
+    /// Which row of the key is ours. Below 0 the client's, who may send it again and
+    /// so find out whether it was written; else random, for us to look up.
     pub write_id: i64,
     /// Until when it may wait to be sent.
     pub deadline: Instant,
+    /// It was sent before, and why it is not known what became of that.
+    pub unclear: Option<String>,
     pub reply: oneshot::Sender<Result<Receipt, AppendError>>,
 }
 
 impl Append {
+    /// Whether the client gave it an id.
+    pub fn has_id(&self) -> bool {
+        self.write_id < 0
+    }
+
     fn bytes(&self) -> usize {
         let value = match &self.change {
             Change::Put { value, .. } => value.len(),
@@ -56,11 +64,16 @@ pub(super) struct Bounds {
 /// What an overloaded queue says.
 const OVERLOADED: &str = "too many writes are waiting for the database; try again later";
 
+/// What an append in a queue is called: two can have the same id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Ticket(u64);
+
 /// See the head of this file.
 #[derive(Debug)]
 pub(super) struct Queue {
     bounds: Bounds,
-    waiting: HashMap<Key, VecDeque<Append>>,
+    waiting: HashMap<Key, VecDeque<(Ticket, Append)>>,
+    next_ticket: u64,
     /// Keys with something waiting and nothing under way, in their turn.
     ready: VecDeque<Key>,
     busy: HashSet<Key>,
@@ -73,6 +86,7 @@ impl Queue {
         Queue {
             bounds,
             waiting: HashMap::new(),
+            next_ticket: 0,
             ready: VecDeque::new(),
             busy: HashSet::new(),
             count: 0,
@@ -81,7 +95,7 @@ impl Queue {
     }
 
     /// Takes an append in, or says why not.
-    pub fn push(&mut self, append: Append) -> Result<(), String> {
+    pub fn push(&mut self, append: Append) -> Result<Ticket, String> {
         let bytes = append.bytes();
         let full = self.count >= self.bounds.queue
             || (self.count > 0 && self.bytes + bytes > self.bounds.queue_bytes);
@@ -92,11 +106,13 @@ impl Queue {
         self.bytes += bytes;
         let key = append.key.clone();
         let waiting = self.waiting.entry(key.clone()).or_default();
-        waiting.push_back(append);
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        waiting.push_back((ticket, append));
         if waiting.len() == 1 && !self.busy.contains(&key) {
             self.ready.push_back(key);
         }
-        Ok(())
+        Ok(ticket)
     }
 
     /// Whether there is something to take.
@@ -121,22 +137,22 @@ impl Queue {
                 continue;
             };
             let mut first = true;
-            while let Some(append) = waiting.front() {
+            while let Some((_, append)) = waiting.front() {
                 if append.deadline <= now {
-                    if let Some(append) = waiting.pop_front() {
+                    if let Some((_, append)) = waiting.pop_front() {
                         self.count -= 1;
                         self.bytes -= append.bytes();
                         late.push(append);
                     }
                     continue;
                 }
-                let alone = append.condition != Condition::None && !first;
+                let alone = append.condition != Condition::None || append.has_id();
                 let full = batch.len() >= self.bounds.batch
                     || (!batch.is_empty() && bytes >= self.bounds.batch_bytes);
-                if alone || full {
+                if (alone && !first) || full {
                     break;
                 }
-                let Some(append) = waiting.pop_front() else {
+                let Some((_, append)) = waiting.pop_front() else {
                     break;
                 };
                 self.count -= 1;
@@ -170,17 +186,14 @@ impl Queue {
     }
 
     /// Takes an append back that still waits; `false` when it does not.
-    pub fn take_back(&mut self, key: &Key, write_id: i64) -> bool {
+    pub fn take_back(&mut self, key: &Key, ticket: Ticket) -> bool {
         let Some(waiting) = self.waiting.get_mut(key) else {
             return false;
         };
-        let Some(place) = waiting
-            .iter()
-            .position(|append| append.write_id == write_id)
-        else {
+        let Some(place) = waiting.iter().position(|(has, _)| *has == ticket) else {
             return false;
         };
-        if let Some(append) = waiting.remove(place) {
+        if let Some((_, append)) = waiting.remove(place) {
             self.count -= 1;
             self.bytes -= append.bytes();
         }

@@ -28,6 +28,7 @@ fn append(key: &str, write_id: i64, condition: Condition) -> Append {
         condition,
         write_id,
         deadline: Instant::now() + Duration::from_secs(60),
+        unclear: None,
         reply: oneshot::channel().0,
     }
 }
@@ -86,6 +87,26 @@ async fn a_condition_comes_first_of_its_key() {
 }
 
 #[tokio::test]
+async fn an_id_comes_first_of_its_key() {
+    let mut queue = Queue::new(WIDE);
+    for (key, write_id) in [
+        ("a", -1),
+        ("a", 2),
+        ("a", -1),
+        ("a", -4),
+        ("b", 5),
+        ("b", -6),
+    ] {
+        queue.push(plain(key, write_id)).unwrap();
+    }
+    assert_eq!(take(&mut queue), [-1, 2, 5]);
+    done(&mut queue, &["a", "b"]);
+    assert_eq!(take(&mut queue), [-1, -6]);
+    done(&mut queue, &["a", "b"]);
+    assert_eq!(take(&mut queue), [-4]);
+}
+
+#[tokio::test]
 async fn bounds_hold_and_one_big_append_is_let_in() {
     let one = plain("a", 0).bytes();
     let bounds = Bounds {
@@ -141,15 +162,17 @@ async fn what_has_waited_too_long_is_not_sent() {
 async fn an_append_is_taken_back_only_while_it_waits() {
     let mut queue = Queue::new(WIDE);
     let key = Key::new("a").unwrap();
-    queue.push(plain("a", 1)).unwrap();
-    queue.push(plain("a", 2)).unwrap();
-    assert!(queue.take_back(&key, 2));
-    assert!(!queue.take_back(&key, 2));
-    assert_eq!(take(&mut queue), [1]);
-    assert!(!queue.take_back(&key, 1));
+    let first = queue.push(plain("a", -1)).unwrap();
+    // Another with the same id, as when a client sends a write again.
+    let second = queue.push(plain("a", -1)).unwrap();
+    let third = queue.push(plain("a", 3)).unwrap();
+    assert!(queue.take_back(&key, second));
+    assert!(!queue.take_back(&key, second));
+    assert_eq!(take(&mut queue), [-1, 3]);
+    assert!(!queue.take_back(&key, first) && !queue.take_back(&key, third));
     done(&mut queue, &["a"]);
-    queue.push(plain("a", 3)).unwrap();
-    assert!(queue.take_back(&key, 3));
+    let fourth = queue.push(plain("a", 4)).unwrap();
+    assert!(queue.take_back(&key, fourth));
     assert!(!queue.is_ready());
     assert_eq!((queue.count, queue.bytes), (0, 0));
 }
@@ -157,7 +180,7 @@ async fn an_append_is_taken_back_only_while_it_waits() {
 proptest! {
     #[test]
     fn every_append_goes_once_and_in_order(
-        pushes in prop::collection::vec((0u8..4, any::<bool>()), 1..60),
+        pushes in prop::collection::vec((0u8..4, any::<bool>(), any::<bool>()), 1..60),
         batch in 1usize..6,
         batch_keys in 1usize..3,
     ) {
@@ -165,8 +188,8 @@ proptest! {
         let _inside = runtime.enter();
         let mut queue = Queue::new(Bounds { batch, batch_keys, ..WIDE });
         let mut expected: BTreeMap<String, Vec<i64>> = BTreeMap::new();
-        for (id, (key, has_condition)) in pushes.into_iter().enumerate() {
-            let (key, id) = (format!("k{key}"), id as i64);
+        for (id, (key, has_condition, has_id)) in (1i64..).zip(pushes) {
+            let (key, id) = (format!("k{key}"), if has_id { -id } else { id });
             let append = if has_condition { conditional(&key, id) } else { plain(&key, id) };
             queue.push(append).unwrap();
             expected.entry(key).or_default().push(id);
@@ -177,7 +200,7 @@ proptest! {
             let mut seen: HashSet<Key> = HashSet::new();
             for append in &taken {
                 let first = seen.insert(append.key.clone());
-                prop_assert!(first || append.condition == Condition::None);
+                prop_assert!(first || (append.condition == Condition::None && !append.has_id()));
                 got.entry(append.key.to_string()).or_default().push(append.write_id);
             }
             prop_assert!(seen.len() <= batch_keys);

@@ -3,11 +3,12 @@
 //!
 //! An append is one statement over arrays, one element an append. The order of the
 //! elements is the order of the versions of a key. A condition is decided against
-//! the state before the statement, so a batch has it only on the first append of a
-//! key (see `queue.rs`).
+//! the state before the statement, and an id is looked for in it, so a batch has
+//! them only on the first append of a key (see `queue.rs`).
 
 use sha2::{Digest, Sha256};
 
+use crate::log::write_id::REMEMBERED;
 use crate::model::{Condition, Key, Tags};
 use crate::sql::ServerKind;
 
@@ -42,10 +43,11 @@ pub(super) const READ: &str = concat!(
     " AS now FROM kv_log WHERE key = $1 ORDER BY version DESC LIMIT 1"
 );
 
-/// Which of some appends are there. `$1`: keys, `$2`: write ids.
+/// Which of some appends without an id are there. `$1`: keys, `$2`: write ids.
 pub(super) const LOOK_UP: &str = "SELECT w.place, l.version, l.\"timestamp\"
     FROM unnest($1::bytea[], $2::int8[]) WITH ORDINALITY AS w (key, write_id, place)
-    JOIN kv_log AS l ON l.key = w.key AND l.write_id = w.write_id";
+    JOIN kv_log AS l ON l.key = w.key AND l.write_id = w.write_id
+    WHERE w.write_id >= 0";
 
 /// PostgreSQL: ends the backend of a lost connection, so that nothing which was
 /// sent on it can be committed later. `$1`: its process, `$2`: when it began, `$3`:
@@ -62,8 +64,13 @@ pub(super) const OWN_BACKEND: &str =
 /// times to live in microseconds, `$6` values, `$7` conditions, `$8` and `$9` the
 /// tags of conditions as pairs of an append's place and a version. It gives back,
 /// in the order of the appends: whether the condition held, the version of the
-/// live value, the new version, and the clock.
-pub fn append(kind: ServerKind) -> String {
+/// live value, the version and the time of the row, and, where a row with the id
+/// of the append was there, whether it says the same: then nothing was appended
+/// and version and time are of that row.
+///
+/// Without `ids` nothing is looked for: one statement for either, so that a write
+/// without an id costs no more than it has to.
+pub fn append(kind: ServerKind, ids: bool) -> String {
     let latest = match kind {
         // The keys are locked already.
         ServerKind::Postgres { .. } => {
@@ -81,7 +88,35 @@ pub fn append(kind: ServerKind) -> String {
              WHERE key = $10 ORDER BY version DESC LIMIT 1 FOR UPDATE"
         }
     };
+    // A point of the index: rows without an id of a client are not in it.
+    let known = match (ids, kind) {
+        (false, _) => "SELECT NULL::int8 AS place, NULL::int8 AS version,
+            NULL::int8 AS \"timestamp\", NULL::bool AS same WHERE false"
+            .to_owned(),
+        (true, kind) => {
+            let (key, id) = match kind {
+                ServerKind::Postgres { .. } => ("batch.key", "batch.write_id"),
+                // That of the first append, `$11`.
+                ServerKind::Cockroach { .. } => ("$10", "$11"),
+            };
+            let remembered = REMEMBERED.as_micros();
+            format!(
+                "SELECT batch.place, l.version, l.\"timestamp\", l.deleted = batch.deleted
+                    AND l.content_type IS NOT DISTINCT FROM batch.content_type
+                    AND l.value IS NOT DISTINCT FROM batch.value
+                    AND l.expires_at IS NOT DISTINCT FROM {} AS same
+                FROM batch CROSS JOIN clock CROSS JOIN LATERAL (
+                    SELECT version, \"timestamp\", deleted, content_type, expires_at, value
+                    FROM kv_log WHERE key = {key} AND write_id = {id} AND write_id < 0
+                    ORDER BY version DESC LIMIT 1
+                ) AS l
+                WHERE batch.write_id < 0 AND l.\"timestamp\" > clock.now - {remembered}",
+                expires_at("l.\"timestamp\"")
+            )
+        }
+    };
     let now = now!();
+    let expires_at = expires_at("now");
     format!(
         "WITH batch AS (
             SELECT * FROM unnest($1::bytea[], $2::int8[], $3::bool[], $4::text[], $5::int8[],
@@ -94,10 +129,12 @@ pub fn append(kind: ServerKind) -> String {
                 CASE WHEN latest.deleted OR latest.expires_at <= clock.now THEN NULL
                      ELSE latest.version END AS live
             FROM latest CROSS JOIN clock
-        ), tags AS MATERIALIZED (
+        ), known AS ({known}),
+        tags AS MATERIALIZED (
             SELECT * FROM unnest($8::int8[], $9::int8[]) AS t (place, version)
         ), decided AS MATERIALIZED (
             SELECT batch.*, seen.version AS latest, seen.live, clock.now,
+                known.version AS known_version, known.\"timestamp\" AS known_time, known.same,
                 CASE batch.condition
                     WHEN {NONE} THEN true
                     WHEN {MATCH_ANY} THEN seen.live IS NOT NULL
@@ -107,6 +144,7 @@ pub fn append(kind: ServerKind) -> String {
                 END AS holds
             FROM batch CROSS JOIN clock
             LEFT JOIN seen ON seen.key = batch.key
+            LEFT JOIN known ON known.place = batch.place
             LEFT JOIN (SELECT DISTINCT place, version FROM tags) AS tagged
                 ON tagged.place = batch.place AND tagged.version = seen.live
         ), inserted AS (
@@ -115,18 +153,23 @@ pub fn append(kind: ServerKind) -> String {
             SELECT key,
                 greatest(coalesce(latest, 0) + 1, now)
                     + row_number() OVER (PARTITION BY key ORDER BY place) - 1,
-                now, deleted, content_type,
-                -- The least of nothing and something is something.
-                CASE WHEN ttl IS NOT NULL
-                    THEN now + least(ttl, 9223372036854775807 - now) END,
-                write_id, value
-            FROM decided WHERE holds
+                now, deleted, content_type, {expires_at}, write_id, value
+            FROM decided WHERE holds AND same IS NULL
             RETURNING key, write_id, version
         )
-        SELECT decided.holds, decided.live, inserted.version, decided.now
+        SELECT decided.holds, decided.live, coalesce(known_version, inserted.version),
+            coalesce(known_time, decided.now), decided.same
         FROM decided LEFT JOIN inserted
             ON inserted.key = decided.key AND inserted.write_id = decided.write_id
         ORDER BY decided.place"
+    )
+}
+
+/// When what is written at `since` stops existing.
+fn expires_at(since: &str) -> String {
+    // The least of nothing and something is something.
+    format!(
+        "CASE WHEN ttl IS NOT NULL THEN {since} + least(ttl, 9223372036854775807 - {since}) END"
     )
 }
 

@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use rusqlite::OptionalExtension;
 use tokio::sync::oneshot;
 
-use super::{AppendError, Change, Log, ReadError, Receipt};
+use super::{AppendError, Change, Log, ReadError, Receipt, WriteId};
 use crate::model::{Condition, Key, State};
 use writer::{Append, Job};
 
@@ -49,12 +49,14 @@ impl Log for SqliteLog {
         key: Key,
         change: Change,
         condition: Condition,
+        id: Option<WriteId>,
     ) -> Result<Receipt, AppendError> {
         let (reply, receipt) = oneshot::channel();
         let append = Append {
             key,
             change,
             condition,
+            id,
             reply,
         };
         self.0

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::clock::{Clock, ManualClock, SystemClock};
+use crate::log::write_id::REMEMBERED;
 use crate::model::{Tags, Version};
 
 fn open(folder: &Path) -> Result<Arc<SqliteDatabase>, OpenError> {
@@ -30,7 +31,7 @@ fn put(text: &'static str) -> Change {
 
 async fn append(database: &Arc<SqliteDatabase>, name: &str, change: Change) -> Receipt {
     SqliteLog::new(database.clone())
-        .append(key(name), change, Condition::None)
+        .append(key(name), change, Condition::None, None)
         .await
         .unwrap()
 }
@@ -51,6 +52,58 @@ async fn versions_increase_even_when_the_clock_goes_back() {
         (second.version, second.timestamp_micros),
         (Version(5_001), clock.now_micros())
     );
+}
+
+#[tokio::test]
+async fn an_id_is_known_for_a_day_and_then_free() {
+    let folder = TempDir::new().unwrap();
+    let clock = Arc::new(ManualClock::at(5_000));
+    let database =
+        SqliteDatabase::open(folder.path(), clock.clone(), SqliteSettings::default()).unwrap();
+    let log = SqliteLog::new(database);
+    let id = Some(WriteId::parse(b"a").unwrap());
+    let send = |value| log.append(key("k"), put(value), Condition::None, id);
+    let first = send("1").await.unwrap();
+    let day = i64::try_from(REMEMBERED.as_micros()).unwrap();
+    clock.advance(day - 1);
+    assert_eq!(send("1").await, Ok(first));
+    assert_eq!(send("2").await, Err(AppendError::IdReused));
+    clock.advance(1);
+    let second = send("2").await.unwrap();
+    assert!(second.version > first.version);
+    assert_eq!(send("2").await, Ok(second));
+    assert_eq!(send("1").await, Err(AppendError::IdReused));
+    // A clock that steps back forgets nothing.
+    clock.advance(-2 * day);
+    assert_eq!(send("2").await, Ok(second));
+}
+
+#[tokio::test]
+async fn an_id_is_known_to_a_process_that_starts_later() {
+    let folder = TempDir::new().unwrap();
+    let id = Some(WriteId::parse(b"a").unwrap());
+    let mut receipts = Vec::new();
+    for _ in 0..2 {
+        let database = open(folder.path()).unwrap();
+        let log = SqliteLog::new(database.clone());
+        let receipt = log.append(key("k"), put("1"), Condition::None, id).await;
+        receipts.push(receipt.unwrap());
+        database.close().await;
+    }
+    assert_eq!(receipts[0], receipts[1]);
+}
+
+#[test]
+fn an_id_is_looked_for_in_its_index() {
+    let folder = TempDir::new().unwrap();
+    drop(open(folder.path()).unwrap());
+    let connection = rusqlite::Connection::open(folder.path().join("tidepool.db")).unwrap();
+    let plan = format!("EXPLAIN QUERY PLAN {}", writer::KNOWN);
+    let plan: String = connection
+        .query_row(&plan, ("k", 1, 0), |row| row.get(3))
+        .unwrap();
+    let wanted = "SEARCH kv_log USING INDEX kv_log_write_id (key=? AND write_id=?)";
+    assert_eq!(plan, wanted);
 }
 
 #[tokio::test]
@@ -95,11 +148,11 @@ async fn closing_finishes_what_is_queued_and_gives_the_folder_free() {
     let database = open(folder.path()).unwrap();
     let log = SqliteLog::new(database.clone());
     let (written, ()) = tokio::join!(
-        log.append(key("k"), put("x"), Condition::None),
+        log.append(key("k"), put("x"), Condition::None, None),
         database.close()
     );
     let written = written.unwrap().version;
-    let refused = log.append(key("k"), put("y"), Condition::None).await;
+    let refused = log.append(key("k"), put("y"), Condition::None, None).await;
     assert!(
         matches!(refused, Err(AppendError::Unavailable(_))),
         "{refused:?}"
@@ -265,11 +318,11 @@ async fn too_much_is_refused_and_nothing_is_lost() {
     };
     let first = tokio::spawn({
         let log = log.clone();
-        async move { log.append(key("big"), big(), Condition::None).await }
+        async move { log.append(key("big"), big(), Condition::None, None).await }
     });
     tokio::task::yield_now().await;
     let refused = log
-        .append(key("big"), big(), Condition::None)
+        .append(key("big"), big(), Condition::None, None)
         .await
         .unwrap_err();
     assert!(
@@ -279,7 +332,7 @@ async fn too_much_is_refused_and_nothing_is_lost() {
     release.send(()).unwrap();
     assert!(busy.await.unwrap().unwrap());
     first.await.unwrap().unwrap();
-    log.append(key("big"), big(), Condition::None)
+    log.append(key("big"), big(), Condition::None, None)
         .await
         .unwrap();
 }
@@ -343,7 +396,7 @@ async fn a_failure_before_the_commit_and_one_of_the_commit_are_told_apart() {
         .unwrap();
 
     sabotage(&database, "SELECT RAISE(ABORT, 'refused')").await;
-    let failed = log.append(key("k"), put("2"), Condition::None).await;
+    let failed = log.append(key("k"), put("2"), Condition::None, None).await;
     assert!(
         matches!(failed, Err(AppendError::Unavailable(_))),
         "{failed:?}"
@@ -354,14 +407,14 @@ async fn a_failure_before_the_commit_and_one_of_the_commit_are_told_apart() {
         .unwrap();
 
     sabotage(&database, "INSERT INTO child VALUES (1)").await;
-    let failed = log.append(key("k"), put("2"), Condition::None).await;
+    let failed = log.append(key("k"), put("2"), Condition::None, None).await;
     assert!(
         matches!(failed, Err(AppendError::OutcomeUnknown(_))),
         "{failed:?}"
     );
     // Not even a condition is answered from what was not committed.
-    let newer = log.append(key("k"), put("3"), Condition::None);
-    let conditional = log.append(key("k"), put("4"), Condition::IfNoneMatch(Tags::Any));
+    let newer = log.append(key("k"), put("3"), Condition::None, None);
+    let conditional = log.append(key("k"), put("4"), Condition::IfNoneMatch(Tags::Any), None);
     let (newer, conditional) = tokio::join!(newer, conditional);
     assert!(newer.is_err());
     if let Err(AppendError::PreconditionFailed { current }) = conditional {

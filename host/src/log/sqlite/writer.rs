@@ -9,23 +9,28 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::{oneshot, watch};
 
 use super::database::{SqliteSettings, explain};
 use super::horizon::Horizon;
 use crate::clock::Clock;
-use crate::log::{AppendError, Change, Receipt};
+use crate::log::write_id::REMEMBERED;
+use crate::log::{AppendError, Change, Receipt, WriteId};
 use crate::model::{Condition, Key, Version};
 
 /// Statements of one append, kept prepared.
 const LATEST: &str = "SELECT version FROM kv_log WHERE key = ?1 ORDER BY version DESC LIMIT 1";
 const LATEST_WITH_STATE: &str =
     "SELECT version, deleted, expires_at FROM kv_log WHERE key = ?1 ORDER BY version DESC LIMIT 1";
-const INSERT: &str =
-    "INSERT INTO kv_log (key, version, timestamp, deleted, content_type, expires_at, value)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+pub(super) const KNOWN: &str =
+    "SELECT version, timestamp, deleted, content_type, expires_at, value FROM kv_log
+     WHERE key = ?1 AND write_id = ?2 AND timestamp > ?3 ORDER BY version DESC LIMIT 1";
+const INSERT: &str = "INSERT INTO kv_log
+     (key, version, timestamp, deleted, content_type, expires_at, value, write_id)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
 type Reply = oneshot::Sender<Result<Receipt, AppendError>>;
 
@@ -34,6 +39,7 @@ pub(super) struct Append {
     pub key: Key,
     pub change: Change,
     pub condition: Condition,
+    pub id: Option<WriteId>,
     pub reply: Reply,
 }
 
@@ -221,6 +227,7 @@ impl Writer {
             .execute(())?;
         let mut latest = self.connection.prepare_cached(LATEST)?;
         let mut latest_with_state = self.connection.prepare_cached(LATEST_WITH_STATE)?;
+        let mut known = self.connection.prepare_cached(KNOWN)?;
         let mut insert = self.connection.prepare_cached(INSERT)?;
         let mut answers = Vec::with_capacity(group.len());
         let mut last_seq = None;
@@ -228,11 +235,22 @@ impl Writer {
             key,
             change,
             condition,
+            id,
             ..
         } in group
         {
             let key = key.as_str();
             let now = self.clock.now_micros();
+            if let Some(id) = id {
+                let since = now.saturating_sub(micros(REMEMBERED));
+                let first = known
+                    .query_row(params![key, id.number(), since], |row| first(row, change))
+                    .optional()?;
+                if let Some(answer) = first {
+                    answers.push(answer);
+                    continue;
+                }
+            }
             let newest = if *condition == Condition::None {
                 latest
                     .query_row([key], |row| row.get(0).map(Version))
@@ -254,21 +272,7 @@ impl Writer {
                 found.map(|(version, ..)| version)
             };
             let version = Version::next(newest, now);
-            let (value, content_type, expires_at) = match change {
-                Change::Put {
-                    value,
-                    content_type,
-                    ttl,
-                } => {
-                    let ttl = ttl.map(|ttl| i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX));
-                    (
-                        Some(&value[..]),
-                        content_type.as_deref(),
-                        ttl.map(|ttl| now.saturating_add(ttl)),
-                    )
-                }
-                Change::Delete => (None, None, None),
-            };
+            let (value, content_type, expires_at) = columns(change, now);
             let row = params![
                 key,
                 version.0,
@@ -276,7 +280,8 @@ impl Writer {
                 value.is_none(),
                 content_type,
                 expires_at,
-                value
+                value,
+                id.map(WriteId::number)
             ];
             last_seq = Some(insert.insert(row)?);
             answers.push(Ok(Receipt {
@@ -296,6 +301,44 @@ impl Writer {
             tracing::error!(%error, "and could not be rolled back");
         }
     }
+}
+
+/// What a change is in a row that is written at `now`: value, content type, and
+/// when it stops existing. A row without a value is a tombstone.
+fn columns(change: &Change, now: i64) -> (Option<&[u8]>, Option<&str>, Option<i64>) {
+    match change {
+        Change::Put {
+            value,
+            content_type,
+            ttl,
+        } => (
+            Some(&value[..]),
+            content_type.as_deref(),
+            ttl.map(|ttl| now.saturating_add(micros(ttl))),
+        ),
+        Change::Delete => (None, None, None),
+    }
+}
+
+/// The answer to a change whose id is that of a row of [`KNOWN`].
+fn first(row: &Row<'_>, change: &Change) -> rusqlite::Result<Result<Receipt, AppendError>> {
+    let receipt = Receipt {
+        version: Version(row.get(0)?),
+        timestamp_micros: row.get(1)?,
+    };
+    let (value, content_type, expires_at) = columns(change, receipt.timestamp_micros);
+    let same = row.get::<_, bool>(2)? == value.is_none()
+        && row.get_ref(3)?.as_str_or_null()? == content_type
+        && row.get::<_, Option<i64>>(4)? == expires_at
+        && row.get_ref(5)?.as_blob_or_null()? == value;
+    Ok(match same {
+        true => Ok(receipt),
+        false => Err(AppendError::IdReused),
+    })
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn answer_all(group: &mut Vec<Append>, error: &AppendError) {
