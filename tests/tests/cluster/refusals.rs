@@ -266,6 +266,7 @@ async fn a_redis_that_evicts_or_is_small_is_used() {
     }
     let setup = Setup::new().over("here", database.url(), &redis.url());
     let host = setup.start().await;
+    host.log().line(&["WARN", "maxmemory-policy"]).await;
     let version = host.region("here").write("k", "v").await;
     host.caught_up("here", version).await;
     let get = host.region("here").get("/kv/k").send().await.expect(200);
