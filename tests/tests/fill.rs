@@ -82,7 +82,7 @@ impl Region {
 
 async fn write(log: &SqlLog, key: &str, change: Change) -> (Key, Version) {
     let key = Key::new(key).unwrap();
-    let receipt = log.append(key.clone(), change, Condition::None).await;
+    let receipt = log.append(key.clone(), change, Condition::None, None).await;
     (key, receipt.unwrap().version)
 }
 

@@ -211,7 +211,7 @@ async fn appends(log: &Arc<dyn Log>, keys: &[Key], sizes: &Sizes) -> Measured {
                     content_type: None,
                     ttl: None,
                 };
-                log.append(key, change, Condition::None).await.is_ok()
+                log.append(key, change, Condition::None, None).await.is_ok()
             }
         }
     });
