@@ -2,15 +2,20 @@
 //! the next one goes on where it was.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use tidepool_tests::cluster::Database;
 use tidepool_tests::servers::Redis;
-use tidepool_tests::{Plane, Setup};
-use tokio::sync::mpsc;
+use tidepool_tests::servers::postgres::Postgres;
+use tidepool_tests::{PATIENCE, Plane, Setup, within};
+use tokio::sync::{mpsc, watch};
 
 use crate::{ready, report, says};
 
 const WRITERS: usize = 8;
+
+/// Writes of each writer that sends them until they are acknowledged.
+const WRITES: u64 = 50;
 
 /// An acknowledged write: its key, its version and its number.
 type Written = (String, i64, u64);
@@ -45,7 +50,7 @@ async fn every_acknowledged_write_is_there_after_a_kill() {
         drop(sender);
         let mut note = |(key, version, n): Written| newest.insert(key, (version, n));
         for _ in 0..[1, 50, 400, 100][round] {
-            let next = tidepool_tests::within("a write", written.recv()).await;
+            let next = within("a write", written.recv()).await;
             note(next.unwrap());
         }
         host.kill().await;
@@ -123,4 +128,69 @@ async fn what_others_wrote_while_a_host_was_away_is_caught_up_with() {
     let gone = region.get("/kv/gone").send().await;
     gone.problem(404, "not-found");
     assert_eq!(gone.version(), last);
+}
+
+/// Writes 1, 2, 3 and so on, each with an id of its own and again and again until
+/// it is acknowledged.
+async fn write_once(at: watch::Receiver<Plane>, key: String, done: watch::Sender<u64>) {
+    for n in 1..=WRITES {
+        let start = Instant::now();
+        loop {
+            let here = at.borrow().clone();
+            let put = here.put(&format!("/kv/{key}")).value(&n.to_string());
+            let put = put.header("idempotency-key", format!("{key}-{n}"));
+            // An error: the host was killed meanwhile.
+            match put.try_send().await {
+                Ok(answer) if answer.status == 201 => break,
+                Ok(answer) if answer.status == 503 => drop(answer.problem(503, "unavailable")),
+                Ok(answer) => drop(answer.problem(504, "outcome-unknown")),
+                Err(_) => tokio::task::yield_now().await,
+            }
+            assert!(start.elapsed() < PATIENCE, "{key}: {n}");
+        }
+        done.send_modify(|done| *done += 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_sent_again_until_it_is_acknowledged_happens_once() {
+    let mut postgres = Postgres::start().await;
+    let url = postgres.database("kv").await;
+    let redis = Redis::start().await;
+    let setup = Setup::new().over("here", &url, &redis.url());
+    let setup = setup.set("database.request_timeout=1s");
+    let mut host = setup.start().await;
+    let (moved, at) = watch::channel(host.region("here").clone());
+    let (done, mut progress) = watch::channel(0);
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let key = format!("k{writer}");
+        writers.spawn(write_once(at.clone(), key, done.clone()));
+    }
+    let all = WRITES * WRITERS as u64;
+    for fault in 1..=4 {
+        let goal = all * fault / 5;
+        let enough = progress.wait_for(|done| *done >= goal);
+        within("some writes", enough).await.unwrap();
+        if fault % 2 == 1 {
+            postgres.kill();
+            postgres.restart().await;
+        } else {
+            host.kill().await;
+            host = setup.start().await;
+            moved.send_replace(host.region("here").clone());
+        }
+    }
+    while let Some(ended) = within("the end of a writer", writers.join_next()).await {
+        ended.unwrap();
+    }
+    let client = postgres.admin_client("kv").await;
+    let rows =
+        "SELECT convert_from(value, 'UTF8')::int8 FROM kv_log WHERE key = $1 ORDER BY version";
+    for writer in 0..WRITERS {
+        let key = format!("k{writer}").into_bytes();
+        let rows = client.query(rows, &[&key]).await.unwrap();
+        let numbers: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        assert!(numbers.iter().copied().eq(1..=WRITES as i64), "{numbers:?}");
+    }
 }

@@ -24,6 +24,8 @@ mod promise;
 mod redis;
 mod refusals;
 mod regions;
+#[path = "../http/repeats.rs"]
+mod repeats;
 #[path = "../http/requests.rs"]
 mod requests;
 mod swaps;

@@ -1,9 +1,9 @@
 //! `Idempotency-Key`: a write that is sent again is not another write.
 
-use tidepool_tests::{Answer, Plane, REGIONS, Server};
+use tidepool_tests::{Answer, Plane, REGIONS};
 use tokio::task::JoinSet;
 
-use crate::one;
+use crate::{one, three};
 
 /// A put with an id.
 async fn put(here: &Plane, value: &str, id: &str) -> Answer {
@@ -27,7 +27,7 @@ fn same(answer: &Answer, first: &Answer) {
 
 #[tokio::test]
 async fn a_repeat_is_answered_as_the_first_in_every_region() {
-    let server = Server::start().await;
+    let server = three().await;
     let first_region = server.region(REGIONS[0]);
     let created = put(first_region, "v", "\"write-1\"").await.expect(201);
     let deleted = delete(first_region, "write-2").await.expect(200);
@@ -49,7 +49,7 @@ async fn a_repeat_is_answered_as_the_first_in_every_region() {
 
 #[tokio::test]
 async fn repeats_at_once_are_one_write() {
-    let server = Server::start().await;
+    let server = three().await;
     let mut tasks = JoinSet::new();
     for n in 0..32 {
         let plane = server.region(REGIONS[n % REGIONS.len()]).clone();
