@@ -18,7 +18,7 @@ use crate::ready;
 const KEYS: usize = 6;
 
 /// Writers in each region.
-const WRITERS: usize = 3;
+const WRITERS: usize = 2;
 
 /// Writes in each region between two faults.
 const BETWEEN: u64 = 40;
