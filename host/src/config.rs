@@ -266,8 +266,10 @@ settings! {
         /// Calls that one instance serves, give or take a random part; 1 makes
         /// a fresh instance for every request.
         instance_uses: u32 = 10_000,
-        /// Idle instances kept, for each region and operation.
-        idle_instances: usize = 16,
+        /// Idle instances kept, for each region and operation: as many as commonly
+        /// wait at once, or they are made anew with each burst. Each holds on to
+        /// the memory that it has grown to.
+        idle_instances: usize = 64,
         /// Revisions kept, for each region and operation; at least 2, so that
         /// there is one to roll back to.
         keep_revisions: usize = 100,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tidepool::cache::{Cache, Lookup};
+use tidepool::cache::Cache;
 use tidepool::model::{Key, Version};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -17,8 +17,7 @@ use crate::report::{Bound, Part, Reach};
 use crate::requests::{created, put, put_of, version};
 use crate::{Result, Sizes};
 
-/// Keys that are waited for, in turn. They are in all caches before: a look-up of
-/// a version that is not there yet is then one GET, and takes no lease.
+/// Keys that are waited for, in turn. They are in all caches before.
 const KEYS: usize = 16;
 
 /// The pause before the nth write is this many milliseconds and less, so that
@@ -135,9 +134,8 @@ async fn delays(regions: &[Region], writes: usize) -> Result<Delays> {
 async fn seen(cache: Arc<dyn Cache>, key: Key, version: Version) -> Result<Instant> {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
-        match cache.lookup(&key, Some(version)).await? {
-            Lookup::Found(_) => return Ok(Instant::now()),
-            Lookup::Miss(lease) => lease.into_iter().for_each(|lease| cache.release(lease)),
+        if cache.peek(&key, Some(version)).await?.is_some() {
+            return Ok(Instant::now());
         }
     }
     Err(format!("version {version} of {key} is not in the cache after {PATIENCE:?}").into())
