@@ -32,8 +32,8 @@ build: guests ## the server, target/release/tidepool
 run: build ## three regions on this machine, until Ctrl-C
 	@target/release/tidepool dev
 
-compose: build ## the same in a container (needs docker compose), see compose.yaml
-	docker compose up -d --wait
+compose: build ## three regions with CockroachDB and Redis in containers, see compose.yaml
+	docker compose up -d --wait tidepool-us-east-1 tidepool-us-west-1 tidepool-eu-west-1
 
 down: ## stop and remove those containers; the data stays in its volume
 	docker compose down
@@ -52,9 +52,9 @@ test: init ## everything that CI checks
 fixtures: setup ## the tests' misbehaving handlers, into target/fixtures/
 	@scripts/guests --fixtures
 
-bench: guests ## requests per second and latencies, against bounds
+bench: init guests fixtures ## requests per second and latencies, against bounds; BENCH="--servers --full" and the like
 	cargo build --release --workspace --bins
-	target/release/tidepool-bench
+	target/release/tidepool-bench $(BENCH)
 
 fmt: ## format all sources
 	cargo fmt --all

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
-use crate::cache::redis::{RedisCache, RedisCacheError, RedisCacheSettings};
+use crate::cache::redis::{RedisCache, RedisCacheError, RedisCacheSettings, inspect};
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::Settings;
 use crate::defaults;
@@ -145,6 +145,19 @@ impl App {
         App::run(settings, admin, database, parts.collect(), clock, entropy).await
     }
 
+    /// Reads the settings of [`App::serve`] to their end: the URLs, and the files
+    /// that they name. It connects to nobody.
+    ///
+    /// # Errors
+    ///
+    /// See [`AppError`].
+    pub fn check(settings: &Settings) -> Result<(SqlConfig, RedisCacheSettings), AppError> {
+        let sql = SqlConfig::new(&settings.database)?;
+        let redis = RedisCacheSettings::new(settings)?;
+        redis.check()?;
+        Ok((sql, redis))
+    }
+
     /// Starts one region on a database and a Redis. The database must answer;
     /// a Redis that cannot be reached yet is waited for while the log answers.
     ///
@@ -152,16 +165,21 @@ impl App {
     ///
     /// See [`AppError`]; nothing is left running then.
     pub async fn serve(settings: &Settings) -> Result<App, AppError> {
+        let (sql, redis) = App::check(settings)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let admin = Server::bind(settings.admin.listen)?;
         let server = Server::bind(settings.listen)?;
-        let redis = RedisCacheSettings::new(settings)?;
-        let cache = RedisCache::new(redis, Arc::clone(&clock), Arc::clone(&entropy))?;
         let deployments =
             SqliteDatabase::open(&settings.data, Arc::clone(&clock), log_settings(settings))?;
-
-        let sql = SqlConfig::new(&settings.database)?;
+        // What needs a change of a setting is said before the log is opened, and so
+        // before tables are made for a host that does not start.
+        let cache = RedisCache::new(redis.clone(), Arc::clone(&clock), Arc::clone(&entropy))?;
+        let unreachable = match cache.first_connection().await {
+            Ok(()) => None,
+            Err(error) if error.needs_a_change() => return Err(error.into()),
+            Err(error) => Some(error),
+        };
         let log = SqlLog::open(sql.clone(), &settings.log, Arc::clone(&entropy)).await?;
         let (feed, patience): (Arc<dyn FeedSource>, _) = match log.server() {
             ServerKind::Postgres { .. } => {
@@ -177,13 +195,11 @@ impl App {
                 (Arc::new(CockroachFeedSource::new(sql, bounds)), patience)
             }
         };
-        match cache.first_connection().await {
-            Ok(()) => {}
-            Err(error) if error.needs_a_change() => return Err(error.into()),
-            Err(error) => tracing::warn!(
-                %error,
-                "Redis cannot be reached; the log answers until it can"
-            ),
+        match unreachable {
+            None => doctor::log_what_could_be_better("Redis", &inspect(&redis).await),
+            Some(error) => {
+                tracing::warn!(%error, "Redis cannot be reached; the log answers until it can");
+            }
         }
         let parts = Parts {
             name: Arc::from(&*settings.region),

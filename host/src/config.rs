@@ -251,7 +251,8 @@ settings! {
 settings! {
     /// `[handlers]`: deploying and running components.
     Handlers {
-        /// Largest component that may be deployed; up to 256 MiB.
+        /// Largest component that may be deployed; 64 KiB, which every built-in
+        /// handler is within, to 256 MiB.
         #[serde(with = "size")]
         max_component_bytes: usize = 64 * MIB,
         /// Calls that run at once, for each region and operation.

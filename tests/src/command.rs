@@ -85,9 +85,9 @@ pub fn command(binary: &Path) -> Command {
             command.env_remove(name);
         }
     }
-    command
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    for name in ["RUST_LOG", "DATABASE_URL", "REDIS_URL", "PORT"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }

@@ -13,8 +13,10 @@
 //! # }
 //! ```
 //!
-//! - [`server`]: a running `tidepool dev` on ports and in a folder of its own;
-//!   dropping it kills it, and when a test has failed prints what it logged
+//! - [`server`]: a running `tidepool dev` or `tidepool serve` on ports and in a
+//!   folder of its own; dropping it kills it, and when a test has failed prints
+//!   what it logged
+//! - [`cluster`]: a `tidepool serve` for each region, over real servers
 //! - [`log`]: what it says, to wait for
 //! - [`conformance`]: what every backend of a contract has to do
 //! - [`client`]: requests to one address, and answers that can be asserted on
@@ -30,6 +32,7 @@
 
 pub mod built;
 pub mod client;
+pub mod cluster;
 pub mod command;
 pub mod conformance;
 pub mod log;
@@ -38,6 +41,7 @@ pub mod servers;
 pub mod wire;
 
 pub use client::{Answer, Plane};
+pub use cluster::Cluster;
 pub use command::Ran;
 pub use server::{Server, Setup};
 

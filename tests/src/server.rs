@@ -1,6 +1,7 @@
-//! A running `tidepool dev`: how it is started, what it is asked, and how it
-//! ends.
+//! A running `tidepool dev` or `tidepool serve`: how it is started, what it is
+//! asked, and how it ends.
 
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -18,10 +19,21 @@ pub struct Setup {
     binary: PathBuf,
     folder: Arc<TempDir>,
     data: PathBuf,
+    /// `name=address` of each region; of the only one, when there are servers.
     regions: Vec<String>,
+    servers: Option<Servers>,
     admin: String,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    /// What has to live as long as a server of this set-up.
+    kept: Vec<Arc<dyn Debug + Send + Sync>>,
+}
+
+/// What `tidepool serve` keeps a region on.
+#[derive(Clone, Debug)]
+struct Servers {
+    database: String,
+    redis: String,
 }
 
 impl Default for Setup {
@@ -46,10 +58,32 @@ impl Setup {
             data: folder.path().join("data"),
             folder: Arc::new(folder),
             regions: REGIONS.map(|name| format!("{name}=127.0.0.1:0")).to_vec(),
+            servers: None,
             admin: "127.0.0.1:0".to_owned(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            kept: Vec::new(),
         }
+    }
+
+    /// One region on servers, which are named by their URLs, told in the
+    /// variables of the environment that deployments have always used.
+    #[must_use]
+    pub fn over(mut self, region: &str, database: &str, redis: &str) -> Setup {
+        self.regions = vec![format!("{region}=127.0.0.1:0")];
+        self.servers = Some(Servers {
+            database: database.to_owned(),
+            redis: redis.to_owned(),
+        });
+        self
+    }
+
+    /// Keeps something alive for as long as this set-up and its servers: what
+    /// they need to run.
+    #[must_use]
+    pub fn keep(mut self, it: impl Debug + Send + Sync + 'static) -> Setup {
+        self.kept.push(Arc::new(it));
+        self
     }
 
     /// Other regions.
@@ -145,12 +179,12 @@ impl Setup {
             admin: Plane::new(SocketAddr::from(([127, 0, 0, 1], 0))),
             log,
         };
-        match within("the banner of tidepool dev", banner).await {
+        match within("the banner of tidepool", banner).await {
             Ok(Banner { regions, admin }) => {
                 server.regions = regions;
                 server.admin = admin;
             }
-            Err(_) => panic!("tidepool dev ended before it listened"),
+            Err(_) => panic!("tidepool ended before it listened"),
         }
         server
     }
@@ -166,11 +200,24 @@ impl Setup {
 
     fn command(&self) -> tokio::process::Command {
         let mut command = command::command(&self.binary);
-        command.args(["dev", "--admin-listen", &self.admin]);
-        command.arg("--data").arg(&self.data);
-        for region in &self.regions {
-            command.args(["--region", region]);
+        match &self.servers {
+            None => {
+                command.args(["dev", "--admin-listen", &self.admin]);
+                for region in &self.regions {
+                    command.args(["--region", region]);
+                }
+            }
+            Some(Servers { database, redis }) => {
+                let name = self.regions.first().and_then(|it| it.split('=').next());
+                command.arg("serve");
+                command.env("DATABASE_URL", database);
+                command.env("REDIS_URL", redis);
+                command.env("PORT", "0");
+                command.env("TIDEPOOL_REGION", name.unwrap_or_default());
+                command.env("TIDEPOOL_ADMIN_LISTEN", &self.admin);
+            }
         }
+        command.arg("--data").arg(&self.data);
         command.args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         // Not where the sources are: a server has to do without them.

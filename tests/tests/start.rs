@@ -295,7 +295,7 @@ async fn a_setting_that_cannot_be_read_or_cannot_work() {
 
 #[tokio::test]
 async fn settings_that_were_printed_can_be_started_with() {
-    let printed = command::run(["dev", "--print-config"]).await;
+    let printed = command::run(["config", "print"]).await;
     let setup = Setup::new();
     let file = setup.folder().join("settings.toml");
     std::fs::write(&file, printed.success()).expect("a file");

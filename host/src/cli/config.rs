@@ -1,7 +1,8 @@
 //! `tidepool config`: what the settings are, and whether they can work.
 
 use super::serve::RegionArgs;
-use super::{CliError, output};
+use super::{CliError, output, running};
+use crate::app::App;
 use crate::config::Settings;
 
 /// Show settings
@@ -22,7 +23,11 @@ enum Command {
 /// Prints them.
 pub(super) fn run(args: Args) -> Result<(), CliError> {
     let settings = match args.command {
-        Command::Check(region) => region.settings()?,
+        Command::Check(region) => {
+            let settings = region.settings()?;
+            App::check(&settings).map_err(running::failed)?;
+            settings
+        }
         Command::Print => Settings::default(),
     };
     output::print(settings.to_commented_toml().trim_end())

@@ -1,7 +1,7 @@
 //! `tidepool dev`: all regions in one process, over an embedded log.
 
 use super::settings::ConfigArgs;
-use super::{CliError, output, running};
+use super::{CliError, running};
 use crate::app::App;
 use crate::config::{Settings, Sources, load};
 
@@ -17,18 +17,11 @@ pub(super) struct Args {
     regions: Vec<String>,
     #[command(flatten)]
     config: ConfigArgs,
-    /// Write all settings with their meaning as TOML, and stop
-    #[arg(long)]
-    print_config: bool,
 }
 
 /// Runs until it is told to stop.
 pub(super) fn run(args: Args) -> Result<(), CliError> {
-    let print_config = args.print_config;
     let settings = load(&sources(args)?).map_err(running::failed)?;
-    if print_config {
-        return output::print(settings.to_commented_toml().trim_end());
-    }
     running::run(App::dev(&settings), |app| banner(app, &settings))
 }
 

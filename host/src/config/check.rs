@@ -294,7 +294,7 @@ fn check_handlers(handlers: &Handlers) -> Checked {
     bytes(
         "handlers.max_component_bytes",
         handlers.max_component_bytes,
-        1,
+        64 * KIB,
         MAX_COMPONENT_BYTES_CEILING,
     )?;
     count("handlers.concurrency", handlers.concurrency, 1)?;

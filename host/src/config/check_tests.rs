@@ -165,6 +165,11 @@ fn counts_and_times_have_both_ends() {
         "handlers.max_component_bytes"
     );
     assert_eq!(
+        refused(|s| s.handlers.max_component_bytes = 64 * KIB - 1).key,
+        "handlers.max_component_bytes"
+    );
+    accepted(|s| s.handlers.max_component_bytes = 64 * KIB);
+    assert_eq!(
         refused(|s| s.cache.max_bytes = 64 * KIB - 1).key,
         "cache.max_bytes"
     );

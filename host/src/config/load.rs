@@ -349,7 +349,7 @@ fn merge_value(
         // The message quotes the value, and a secret is never shown.
         let message = match key {
             "admin.token" => "the token is a text; write it in quotes".to_owned(),
-            "database.url" => "the URL is a text; write it in quotes".to_owned(),
+            "database.url" | "redis.url" => "the URL is a text; write it in quotes".to_owned(),
             _ => error.message().trim().replace('\n', "; "),
         };
         return Err(ConfigError::BadValue {

@@ -144,13 +144,21 @@ pub async fn tune_feed(config: &SqlConfig) {
             return;
         }
     };
-    for finding in tune(&client, kind, config.role()).await {
-        tracing::warn!(
-            setting = finding.subject,
-            cost = finding.cost.as_deref(),
-            run = finding.fix.as_deref(),
-            "the feed could be faster: {}",
-            finding.what
-        );
+    let refused = tune(&client, kind, config.role()).await;
+    log_what_could_be_better("the feed", &refused);
+}
+
+/// Logs what is not as it should be, with what to run.
+pub fn log_what_could_be_better(what: &str, findings: &[Finding]) {
+    for finding in findings {
+        if finding.severity != Severity::Ok {
+            tracing::warn!(
+                setting = finding.subject,
+                cost = finding.cost.as_deref(),
+                run = finding.fix.as_deref(),
+                "{what} could be better: {}",
+                finding.what
+            );
+        }
     }
 }

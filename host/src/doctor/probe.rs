@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Finding;
+use crate::feed::cockroach::hlc::Hlc;
 use crate::feed::cockroach::{CockroachFeedSettings, CockroachFeedSource};
 use crate::feed::{Event, FeedError};
 use crate::sql::SqlConfig;
@@ -24,7 +25,7 @@ pub(super) async fn changefeed(config: &SqlConfig) -> Finding {
     let begun = Instant::now();
     let source = CockroachFeedSource::new(config.clone(), settings);
     match first_resolved(&source).await {
-        Ok(as_of_micros) => Finding::ok(SUBJECT, told(begun.elapsed(), as_of_micros)),
+        Ok(resolved) => Finding::ok(SUBJECT, told(begun.elapsed(), resolved)),
         Err(FeedError::Interrupted(why)) => Finding::problem(SUBJECT, why)
             .costs("without it no cache learns of a write")
             .fixed_by("check the cluster's health; then run this again"),
@@ -36,17 +37,19 @@ pub(super) async fn changefeed(config: &SqlConfig) -> Finding {
 async fn first_resolved(source: &CockroachFeedSource) -> Result<i64, FeedError> {
     let mut feed = source.open_now().await?;
     loop {
-        if let Event::Resolved { as_of_micros, .. } = feed.next().await? {
-            return Ok(as_of_micros);
+        if let Event::Resolved { position, .. } = feed.next().await?
+            && let Some(resolved) = Hlc::parse(&position.0)
+        {
+            return Ok(resolved.micros());
         }
     }
 }
 
-fn told(took: Duration, as_of_micros: i64) -> String {
+fn told(took: Duration, resolved_micros: i64) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let behind = now.saturating_sub(Duration::from_micros(as_of_micros.max(0).unsigned_abs()));
+    let behind = now.saturating_sub(Duration::from_micros(resolved_micros.max(0).unsigned_abs()));
     format!(
         "it answers after {:.1} s, and what it resolves is {:.1} s behind this host's clock",
         took.as_secs_f64(),

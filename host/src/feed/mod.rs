@@ -4,15 +4,22 @@
 //! A backend MUST:
 //! - deliver every committed row at least once; rows of one key may come in
 //!   any order;
-//! - from no position, deliver the newest row of every key first, without a
+//! - from no position, scan: deliver the newest row of every key first, without a
 //!   gap before what follows;
+//! - say after each page of a scan how far it is, with a position from which it
+//!   goes on where it was: what was scanned before it is not sent again, and what
+//!   was written since the scan began follows, however often it is interrupted;
 //! - send [`Event::Resolved`] only when every row committed up to that
 //!   position has been delivered before it, and go on sending it while the
 //!   log is idle, so that a reader can tell silence from a lost connection;
 //! - keep [`Feed::next`] cancel-safe: a dropped call loses no row;
-//! - bound what it buffers, and wait when its reader does.
+//! - bound what it buffers, and wait when its reader does;
+//! - leave a row out that it cannot read, say so and count it
+//!   ([`FeedSource::counts`]): a feed that stops would help nobody.
 
 pub mod cockroach;
+mod counters;
+mod mark;
 pub mod postgres;
 pub mod sqlite;
 
@@ -21,6 +28,8 @@ use std::fmt;
 use async_trait::async_trait;
 
 use crate::model::Row;
+
+pub use counters::FeedCounts;
 
 /// Where a feed can be resumed: opaque text, made and read by the backend.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,8 +46,18 @@ impl fmt::Display for Position {
 pub enum Event {
     /// Committed rows; never empty.
     Rows(Vec<Row>),
+    /// How far a scan is.
+    Scanned {
+        /// Where to resume: what was scanned is not sent again.
+        position: Position,
+        /// Rows of the scan until here, one for each key, those before an
+        /// interruption included.
+        rows: u64,
+        /// How many there are, about; never less than `rows`. `None`: nobody knows.
+        total: Option<u64>,
+    },
     /// Everything committed up to here has been delivered. The first one
-    /// after a start without a position ends the scan.
+    /// after a start without a position, or with that of a scan, ends the scan.
     Resolved {
         /// Where to resume.
         position: Position,
@@ -76,4 +95,7 @@ pub trait Feed: Send {
 pub trait FeedSource: Send + Sync {
     /// Opens a feed after a position; without one, with a scan of everything.
     async fn open(&self, after: Option<Position>) -> Result<Box<dyn Feed>, FeedError>;
+
+    /// What its feeds have met that should not be, since the start.
+    fn counts(&self) -> FeedCounts;
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::log::sqlite::{SqliteLog, SqliteSettings};
 use crate::log::{Change, Log, Receipt};
-use crate::model::Condition;
+use crate::model::{Condition, Key};
 
 const SMALL: SqliteFeedSettings = SqliteFeedSettings {
     batch_rows: 3,
@@ -90,6 +90,7 @@ async fn resolved_claims_no_more_than_was_delivered() {
     while last < clock.now_micros() {
         match feed.next().await.unwrap() {
             Event::Rows(rows) => delivered += rows.len(),
+            Event::Scanned { .. } => panic!("it was not asked to scan"),
             Event::Resolved {
                 position,
                 as_of_micros,
@@ -133,6 +134,39 @@ async fn purging_the_newest_row_gives_its_number_to_nobody() {
             assert_eq!(rows.len(), 1);
             break;
         }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_left_out_and_counted() {
+    let (database, _folder) = open(Arc::new(SystemClock));
+    let damage = |key: &'static str| {
+        let row = format!(
+            "INSERT INTO kv_log (key, version, timestamp, deleted, value) VALUES ({key}, 1, 1, 0, 'x')"
+        );
+        database.exec(move |transaction| transaction.execute(&row, ()))
+    };
+    for key in ["x'6b'", "CAST(x'6bff' AS TEXT)", "''", "'k0'"] {
+        damage(key).await.unwrap();
+    }
+    for index in 1..=4 {
+        write(&database, &format!("k{index}")).await;
+    }
+    damage("'k5'").await.unwrap();
+    for after in [None, Some(Position("0".into()))] {
+        let scans = after.is_none();
+        let source = SqliteFeedSource::new(database.clone(), SMALL);
+        let mut feed = source.open(after).await.unwrap();
+        let mut keys = Vec::new();
+        while keys.len() < 4 {
+            if let Event::Rows(rows) = feed.next().await.unwrap() {
+                keys.extend(rows.into_iter().map(|row| row.key.to_string()));
+            }
+        }
+        assert_eq!(keys, ["k1", "k2", "k3", "k4"]);
+        while !matches!(feed.next().await.unwrap(), Event::Resolved { .. }) {}
+        // No scan sees what is no text, or empty.
+        assert_eq!(source.counts().skipped, if scans { 3 } else { 5 });
     }
 }
 

@@ -278,7 +278,7 @@ impl Loader {
     ) -> Result<InstancePre<Context>, LoadError> {
         let engine = self.engine.engine();
         let ty = component.component_type();
-        let forbidden: Vec<String> = ty
+        let mut forbidden: Vec<_> = ty
             .imports(engine)
             // A type that the world takes out of an interface is listed too,
             // and carries no authority.
@@ -286,9 +286,23 @@ impl Loader {
                 !matches!(item.ty, ComponentItem::Type(_) | ComponentItem::Resource(_))
             })
             .filter(|(name, _)| !may_import(operation, name))
-            .map(|(name, _)| name.to_owned())
             .collect();
+        // An interface of types only comes along with one that uses them, and
+        // would go with it: naming it would mislead.
+        let is_used = |item: &ComponentItem| match item {
+            ComponentItem::ComponentInstance(instance) => instance
+                .exports(engine)
+                .any(|(_, export)| matches!(export.ty, ComponentItem::ComponentFunc(_))),
+            _ => true,
+        };
+        if forbidden.iter().any(|(_, item)| is_used(&item.ty)) {
+            forbidden.retain(|(_, item)| is_used(&item.ty));
+        }
         if !forbidden.is_empty() {
+            let forbidden = forbidden
+                .into_iter()
+                .map(|(name, _)| name.to_owned())
+                .collect();
             let allowed = worlds::imports(operation)
                 .iter()
                 .map(|i| interface_name(i))

@@ -82,7 +82,7 @@ impl AdminPlane {
         let path = request.uri().path().to_owned();
         let has_body = !request.body().is_end_stream();
         let answer = match route(request.method(), &path) {
-            // Probes carry no token, and tell nothing but yes or no.
+            // Probes carry no token, and tell nothing but how far it is.
             Ok(Route::Healthz) => Ok(respond::json(
                 StatusCode::OK,
                 &serde_json::json!({"status": "alive"}),
@@ -156,20 +156,31 @@ impl Inner {
     }
 
     fn readyz(&self) -> Answer {
-        let waiting: Vec<&str> = self
+        let waiting: Vec<&Region> = self
             .regions
             .iter()
+            .map(|region| &**region)
             .filter(|region| !region.ready())
-            .map(|region| &*region.name)
             .collect();
         let status = if waiting.is_empty() {
             StatusCode::OK
         } else {
             StatusCode::SERVICE_UNAVAILABLE
         };
+        let names: Vec<&str> = waiting.iter().map(|region| &*region.name).collect();
+        // By name, and only those that scan: a first fill can take minutes.
+        let scans = waiting.iter().filter_map(|region| {
+            let scan = region.status.scan()?;
+            Some((region.name.to_string(), serde_json::json!(scan)))
+        });
+        let scans: serde_json::Map<String, serde_json::Value> = scans.collect();
         respond::json(
             status,
-            &serde_json::json!({"ready": waiting.is_empty(), "waiting_for": waiting}),
+            &serde_json::json!({
+                "ready": waiting.is_empty(),
+                "waiting_for": names,
+                "scans": scans,
+            }),
         )
     }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::cache::CacheStats;
-use crate::hydrate::HydratorStatus;
+use crate::feed::FeedCounts;
+use crate::hydrate::{HydratorStatus, ScanProgress};
 use crate::wit_host::context::Backends;
 
 /// A region of this process.
@@ -40,10 +41,14 @@ pub struct RegionReport {
     pub lag_ms: Option<u64>,
     /// The bound on `lag_ms`.
     pub max_lag_ms: u64,
+    /// How far the scan of the log is that fills the cache, while there is one.
+    pub scan: Option<ScanProgress>,
     /// Rows applied since this process began.
     pub rows_applied: u64,
     /// Rows that were evicted because the `hydrate` handler failed.
     pub rows_evicted_by_fallback: u64,
+    /// What the feed has met that should not be, since this process began.
+    pub feed: FeedCounts,
     /// The last error of the feed or the handler, if any.
     pub last_error: Option<String>,
     /// The cache.
@@ -69,8 +74,10 @@ impl Region {
                 .lag_micros(now)
                 .map(|micros| u64::try_from(micros / 1000).unwrap_or(0)),
             max_lag_ms: u64::try_from(self.max_lag.as_millis()).unwrap_or(u64::MAX),
+            scan: self.status.scan(),
             rows_applied: self.status.rows_applied(),
             rows_evicted_by_fallback: self.status.rows_evicted_by_fallback(),
+            feed: self.status.feed(),
             last_error: self.status.last_error(),
             cache: self.backends.cache.stats(),
         }

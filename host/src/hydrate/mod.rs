@@ -4,6 +4,7 @@
 //! - `worker.rs`: the loop from the feed to the cache
 //! - `position.rs`: what the worker keeps in the cache about where it is
 //! - `status.rs`: what others can see of it
+//! - `scan.rs`: how far a scan is, and how long it will take
 //!
 //! What to do with a row is decided by somebody else, through [`Decide`]: in a
 //! region that is the `hydrate` component. Whatever it answers, or fails to, the
@@ -12,6 +13,7 @@
 
 pub mod component;
 mod position;
+mod scan;
 mod status;
 mod worker;
 
@@ -26,6 +28,7 @@ use crate::clock::Entropy;
 use crate::feed::FeedSource;
 use crate::model::Row;
 
+pub use scan::ScanProgress;
 pub use status::{HydratorStatus, Progress};
 
 /// Decides what to do with rows of the feed.
@@ -46,7 +49,7 @@ pub struct HydratorSettings {
     /// First wait between two tries; doubles with each.
     pub decide_backoff: Duration,
     /// First wait before an interrupted feed is opened again; doubles with each
-    /// interruption until something is resolved.
+    /// interruption until there is progress.
     pub reopen_backoff: Duration,
     /// Bound on that wait.
     pub reopen_backoff_max: Duration,

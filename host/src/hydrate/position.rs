@@ -1,8 +1,8 @@
 //! What a hydrator keeps in the cache about where it is: pure text, in and out.
 //!
-//! A scan gets a random mark. Without one, a cache that is flushed during a scan
-//! would look the same before and after, and the end of that scan would be saved
-//! over a cache that had lost the first half of it.
+//! A scan gets a random mark. Without one, a cache that is flushed at the start of a
+//! scan would look the same before and after, and what the scan saves next would be
+//! saved over a cache that had lost what led up to it.
 
 use super::Progress;
 use crate::feed::Position;
@@ -14,8 +14,13 @@ const AT: &str = "at:";
 /// Where a hydrator is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Saved {
-    /// Scanning; nothing to resume from.
-    Scanning(u64),
+    /// Scanning.
+    Scanning {
+        /// Which scan.
+        mark: u64,
+        /// Where the feed goes on with it; `None`: at the beginning.
+        position: Option<Position>,
+    },
     /// Everything up to here was applied.
     At(Progress),
 }
@@ -24,22 +29,36 @@ impl Saved {
     /// As the cache keeps it.
     pub fn encode(&self) -> Position {
         Position(match self {
-            Saved::Scanning(mark) => format!("{SCAN}{mark:016x}"),
+            Saved::Scanning {
+                mark,
+                position: None,
+            } => format!("{SCAN}{mark:016x}"),
+            Saved::Scanning {
+                mark,
+                position: Some(position),
+            } => format!("{SCAN}{mark:016x}:{position}"),
             Saved::At(progress) => {
                 format!("{AT}{}:{}", progress.as_of_micros, progress.position)
             }
         })
     }
 
-    /// How far the cache is, of what it keeps; `None`: scan. What it does not
-    /// understand it does not trust.
-    pub fn progress(kept: Option<&Position>) -> Option<Progress> {
-        let text = kept?.0.strip_prefix(AT)?;
-        let (as_of_micros, position) = text.split_once(':')?;
-        Some(Progress {
+    /// What the cache keeps; `None`: nothing, or nothing that is understood and so can
+    /// be trusted.
+    pub fn decode(kept: &Position) -> Option<Saved> {
+        if let Some(text) = kept.0.strip_prefix(SCAN) {
+            let (mark, position) = match text.split_once(':') {
+                Some((mark, position)) => (mark, Some(Position(position.into()))),
+                None => (text, None),
+            };
+            let mark = u64::from_str_radix(mark, 16).ok()?;
+            return Some(Saved::Scanning { mark, position });
+        }
+        let (as_of_micros, position) = kept.0.strip_prefix(AT)?.split_once(':')?;
+        Some(Saved::At(Progress {
             as_of_micros: as_of_micros.parse().ok()?,
             position: Position(position.into()),
-        })
+        }))
     }
 }
 
@@ -48,20 +67,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_position_is_resumed_from() {
-        let at = Progress {
-            position: Position("17: or so".into()),
-            as_of_micros: 5,
-        };
-        assert_eq!(
-            Saved::progress(Some(&Saved::At(at.clone()).encode())),
-            Some(at)
-        );
-        assert_eq!(Saved::progress(Some(&Saved::Scanning(7).encode())), None);
-        for strange in ["17", "at:", "at:17", "at:x:17"] {
-            assert_eq!(Saved::progress(Some(&Position(strange.into()))), None);
+    fn what_is_kept_reads_back() {
+        let position = || Position("17: or so".into());
+        for saved in [
+            Saved::At(Progress {
+                position: position(),
+                as_of_micros: 5,
+            }),
+            Saved::Scanning {
+                mark: 7,
+                position: None,
+            },
+            Saved::Scanning {
+                mark: u64::MAX,
+                position: Some(position()),
+            },
+        ] {
+            assert_eq!(Saved::decode(&saved.encode()), Some(saved));
         }
-        assert_eq!(Saved::progress(None), None);
-        assert_ne!(Saved::Scanning(1).encode(), Saved::Scanning(2).encode());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_not_trusted() {
+        for strange in [
+            "",
+            "17",
+            "at:",
+            "at:17",
+            "at:x:17",
+            "scan:",
+            "scan:x",
+            "scan:x:17",
+        ] {
+            assert_eq!(Saved::decode(&Position(strange.into())), None, "{strange}");
+        }
     }
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::feed::Position;
+use super::scan::{Scan, ScanProgress};
+use crate::feed::{FeedCounts, Position};
 
 /// How far a hydrator is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +25,8 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct HydratorStatus {
     progress: watch::Sender<Option<Progress>>,
+    scan: Mutex<Option<Scan>>,
+    feed: Mutex<FeedCounts>,
     applied: AtomicU64,
     evicted_by_fallback: AtomicU64,
     interruptions: AtomicU64,
@@ -33,6 +37,8 @@ impl Default for HydratorStatus {
     fn default() -> Self {
         HydratorStatus {
             progress: watch::Sender::new(None),
+            scan: Mutex::new(None),
+            feed: Mutex::new(FeedCounts::default()),
             applied: AtomicU64::new(0),
             evicted_by_fallback: AtomicU64::new(0),
             interruptions: AtomicU64::new(0),
@@ -67,6 +73,17 @@ impl HydratorStatus {
             .is_some_and(|lag| lag as u128 <= bound.as_micros())
     }
 
+    /// How far the scan is that this hydrator applies; `None` when there is none.
+    pub fn scan(&self) -> Option<ScanProgress> {
+        let scan = self.scan.lock();
+        scan.as_ref().map(|scan| scan.progress(Instant::now()))
+    }
+
+    /// What the feed has met that should not be.
+    pub fn feed(&self) -> FeedCounts {
+        *self.feed.lock()
+    }
+
     /// Rows applied, whatever the cache made of them.
     pub fn rows_applied(&self) -> u64 {
         self.applied.load(Ordering::Relaxed)
@@ -89,6 +106,28 @@ impl HydratorStatus {
 
     pub(super) fn resolved(&self, progress: Progress) {
         self.progress.send_replace(Some(progress));
+        self.no_scan();
+    }
+
+    /// A scan is so far. Gives what to log when a line is due.
+    pub(super) fn scanned(&self, rows: u64, total: Option<u64>) -> Option<ScanProgress> {
+        let now = Instant::now();
+        match &mut *self.scan.lock() {
+            Some(scan) => scan.at(now, rows, total),
+            none => {
+                *none = Some(Scan::new(now, rows, total));
+                None
+            }
+        }
+    }
+
+    /// There is no scan, or it is somebody else's.
+    pub(super) fn no_scan(&self) {
+        *self.scan.lock() = None;
+    }
+
+    pub(super) fn met(&self, counts: FeedCounts) {
+        *self.feed.lock() = counts;
     }
 
     pub(super) fn applied(&self, rows: usize) {

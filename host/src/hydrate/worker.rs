@@ -5,7 +5,11 @@
 //! that the feed resolved after them is saved, by compare-and-set. A crash between
 //! the two makes rows come twice, which the versioned cache does not mind. When the
 //! compare fails the cache was flushed or restored under us: what it lost is found
-//! again by starting from the position that it has now, or by a scan.
+//! again by starting from the position that it has now, or by a scan. A scan saves
+//! where it is in the same way, page by page, and goes on there.
+//!
+//! One event is handled at a time, in order, while the feed gets the next one ready:
+//! that one is all that waits here, and whatever is slow holds the feed back.
 //!
 //! Of the hydrators that share a cache one leads and the others wait. That is for
 //! the sake of work, not of truth: should two ever lead for a moment, rows are
@@ -20,7 +24,7 @@ use super::position::Saved;
 use super::{Hydrator, Progress};
 use crate::cache::{CacheError, Decision};
 use crate::clock::Entropy;
-use crate::feed::{Event, FeedError, Position};
+use crate::feed::{Event, Feed, FeedError, Position};
 use crate::model::Row;
 
 /// Why a feed is not followed any further. All are answered by starting again.
@@ -76,7 +80,9 @@ pub(super) async fn follow_forever(hydrator: &Hydrator, holder: u64) {
 async fn lead(hydrator: &Hydrator, holder: u64) -> Result<(), Ended> {
     let settings = &hydrator.settings;
     while !hydrator.cache.lead(holder, settings.lead_ttl).await? {
-        if let Some(progress) = Saved::progress(hydrator.cache.position().await?.as_ref()) {
+        hydrator.status.no_scan();
+        let kept = hydrator.cache.position().await?;
+        if let Some(Saved::At(progress)) = kept.as_ref().and_then(Saved::decode) {
             hydrator.status.resolved(progress);
         }
         sleep(settings.lead_interval).await;
@@ -105,34 +111,79 @@ async fn follow(
 ) -> Result<std::convert::Infallible, Ended> {
     let silence = hydrator.settings.silence;
     let mut kept = hydrator.cache.position().await?;
-    let after = Saved::progress(kept.as_ref()).filter(|_| !rescan);
-    let after = after.map(|progress| progress.position);
-    if after.is_none() {
-        let mark = Saved::Scanning(hydrator.entropy.next_u64());
-        save(hydrator, &mut kept, mark).await?;
-    }
+    let saved = kept.as_ref().and_then(Saved::decode);
+    let (scan, after) = match saved.filter(|_| !rescan) {
+        Some(Saved::At(progress)) => (0, Some(progress.position)),
+        Some(Saved::Scanning {
+            mark,
+            position: Some(position),
+        }) => (mark, Some(position)),
+        Some(Saved::Scanning { position: None, .. }) | None => {
+            let mark = hydrator.entropy.next_u64();
+            let position = None;
+            hydrator.status.no_scan();
+            save(hydrator, &mut kept, Saved::Scanning { mark, position }).await?;
+            (mark, None)
+        }
+    };
     let opening = timeout(silence, hydrator.feed.open(after)).await;
     let mut feed = opening.map_err(|_| Ended::Silent(silence))??;
+    let mut event = next(hydrator, &mut *feed).await?;
     loop {
-        match timeout(silence, feed.next())
-            .await
-            .map_err(|_| Ended::Silent(silence))??
-        {
-            Event::Rows(rows) => apply(hydrator, rows.into()).await?,
-            Event::Resolved {
-                position,
-                as_of_micros,
-            } => {
-                let progress = Progress {
-                    position,
-                    as_of_micros,
-                };
-                save(hydrator, &mut kept, Saved::At(progress.clone())).await?;
-                hydrator.status.resolved(progress);
-                backoff.reset();
+        let handled = handle(hydrator, event, scan, &mut kept, backoff);
+        // What is being handled goes first: if it fails there is nothing to wait for,
+        // and if the feed does it is finished all the same.
+        let ahead = async { Ok(next(hydrator, &mut *feed).await) };
+        let ((), ahead) = tokio::try_join!(handled, ahead)?;
+        event = ahead?;
+    }
+}
+
+async fn next(hydrator: &Hydrator, feed: &mut dyn Feed) -> Result<Event, Ended> {
+    let silence = hydrator.settings.silence;
+    let next = timeout(silence, feed.next()).await;
+    hydrator.status.met(hydrator.feed.counts());
+    Ok(next.map_err(|_| Ended::Silent(silence))??)
+}
+
+/// Does what an event is for; `scan` is the mark of the scan, if there is one.
+async fn handle(
+    hydrator: &Hydrator,
+    event: Event,
+    scan: u64,
+    kept: &mut Option<Position>,
+    backoff: &mut Backoff,
+) -> Result<(), Ended> {
+    match event {
+        Event::Rows(rows) => return apply(hydrator, rows.into()).await,
+        Event::Scanned {
+            position,
+            rows,
+            total,
+        } => {
+            let saved = Saved::Scanning {
+                mark: scan,
+                position: Some(position),
+            };
+            save(hydrator, kept, saved).await?;
+            if let Some(progress) = hydrator.status.scanned(rows, total) {
+                tracing::info!(region = &*hydrator.region, "{progress}");
             }
         }
+        Event::Resolved {
+            position,
+            as_of_micros,
+        } => {
+            let progress = Progress {
+                position,
+                as_of_micros,
+            };
+            save(hydrator, kept, Saved::At(progress.clone())).await?;
+            hydrator.status.resolved(progress);
+        }
     }
+    backoff.reset();
+    Ok(())
 }
 
 async fn save(hydrator: &Hydrator, kept: &mut Option<Position>, saved: Saved) -> Result<(), Ended> {

@@ -14,10 +14,11 @@ use super::*;
 use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
 use crate::cache::{Applied, Cache, CacheStats, Lease, Lookup};
 use crate::clock::{ManualClock, SeededEntropy};
-use crate::feed::{Feed, FeedSource};
+use crate::feed::{FeedCounts, FeedSource};
 use crate::model::{Key, State, Value, Version};
 
-/// A log of three keys and nine rows, in three resolved ranges.
+/// A log of three keys and nine rows, in three resolved ranges, the first of which is
+/// a scan in two pages.
 fn script() -> Vec<Event> {
     let mut events = Vec::new();
     for range in 0..3 {
@@ -33,6 +34,13 @@ fn script() -> Vec<Event> {
         let first = range * 3 + 1;
         // Newest first, as some feeds catch up, and one of them twice.
         events.push(Event::Rows(vec![row(first + 2), row(first)]));
+        if range == 0 {
+            events.push(Event::Scanned {
+                position: Position("page".into()),
+                rows: 2,
+                total: Some(3),
+            });
+        }
         events.push(Event::Rows(vec![row(first + 1), row(first)]));
         events.push(Event::Resolved {
             position: Position((range + 1).to_string()),
@@ -53,9 +61,12 @@ struct Scripted {
     silent: AtomicBool,
     /// So many feeds wait for an operator.
     broken: AtomicUsize,
+    /// After so many events of a feed nothing comes for long; 0: never.
+    standstill: AtomicUsize,
 }
 
-struct Playing(VecDeque<Event>);
+/// Events, and whether nothing comes after them.
+struct Playing(VecDeque<Event>, bool);
 
 #[async_trait]
 impl FeedSource for Scripted {
@@ -77,10 +88,31 @@ impl FeedSource for Scripted {
         }
         let events = script();
         let skip = after.map_or(0, |after| {
-            let at = |event: &Event| matches!(event, Event::Resolved { position, .. } if *position == after);
-            events.iter().position(at).expect("a position that was resolved") + 1
+            let at = |event: &Event| match event {
+                Event::Rows(_) => false,
+                Event::Scanned { position, .. } | Event::Resolved { position, .. } => {
+                    *position == after
+                }
+            };
+            events
+                .iter()
+                .position(at)
+                .expect("a position that was resolved")
+                + 1
         });
-        Ok(Box::new(Playing(events.into_iter().skip(skip).collect())))
+        let events = events.into_iter().skip(skip);
+        let standstill = self.standstill.load(Ordering::SeqCst);
+        Ok(Box::new(match standstill {
+            0 => Playing(events.collect(), false),
+            some => Playing(events.take(some).collect(), true),
+        }))
+    }
+
+    fn counts(&self) -> FeedCounts {
+        FeedCounts {
+            skipped: 7,
+            ..FeedCounts::default()
+        }
     }
 }
 
@@ -89,6 +121,7 @@ impl Feed for Playing {
     async fn next(&mut self) -> Result<Event, FeedError> {
         match self.0.pop_front() {
             Some(event) => Ok(event),
+            None if self.1 => std::future::pending().await,
             None => {
                 sleep(Duration::from_secs(1)).await;
                 Ok(script().pop().expect("it ends with what is resolved"))
@@ -204,15 +237,15 @@ impl Cache for Flaky {
         previous: Option<&Position>,
         position: &Position,
     ) -> Result<bool, CacheError> {
-        if let Some(progress) = Saved::progress(Some(position)) {
-            let resumed = progress.position;
-            let rows = 3 * resumed.0.parse::<i64>().unwrap();
-            let applied = self.applied.lock();
-            assert!(
-                (1..=rows).all(|version| applied.contains(&Version(version))),
-                "{resumed} without its rows"
-            );
-        }
+        let saved = Saved::decode(position).unwrap();
+        let before: Vec<i64> = match &saved {
+            Saved::At(progress) => (1..=3 * progress.position.0.parse::<i64>().unwrap()).collect(),
+            Saved::Scanning { position: None, .. } => vec![],
+            Saved::Scanning { .. } => vec![3, 1],
+        };
+        let all =
+            |applied: &HashSet<Version>| before.iter().all(|v| applied.contains(&Version(*v)));
+        assert!(all(&self.applied.lock()), "{saved:?} without its rows");
         self.call(self.cache.save_position(previous, position))
             .await
     }
@@ -320,7 +353,7 @@ fn assert_hydrated(cache: &Flaky) {
 #[tokio::test(start_paused = true)]
 async fn a_failure_at_any_call_is_made_good() {
     for after_effect in [false, true] {
-        for fail_at in 0..12 {
+        for fail_at in 0..13 {
             let (feed, cache) = (
                 Arc::new(Scripted::default()),
                 Arc::new(Flaky::new(fail_at, after_effect)),
@@ -330,7 +363,7 @@ async fn a_failure_at_any_call_is_made_good() {
             assert_hydrated(&cache);
             assert_eq!(
                 running.status.interruptions(),
-                u64::from(fail_at < 11),
+                u64::from(fail_at < 12),
                 "{fail_at}"
             );
             running.stop().await;
@@ -341,7 +374,7 @@ async fn a_failure_at_any_call_is_made_good() {
 #[tokio::test(start_paused = true)]
 async fn a_crash_at_any_call_is_made_good_by_the_next_start() {
     for after_effect in [false, true] {
-        for crash_at in 0..11 {
+        for crash_at in 0..12 {
             let (feed, cache) = (
                 Arc::new(Scripted::default()),
                 Arc::new(Flaky::new(crash_at, after_effect)),
@@ -373,6 +406,73 @@ async fn a_start_resumes_from_what_was_resolved() {
     tokio::time::sleep(Duration::from_millis(1)).await;
     second.stop().await;
     assert_eq!(*feed.opened.lock(), [None, Some(Position("3".into()))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scan_goes_on_where_it_was_and_nobody_is_ready_before_its_end() {
+    let (feed, cache) = (
+        Arc::new(Scripted::default()),
+        Arc::new(Flaky::new(usize::MAX, false)),
+    );
+    // The first page, and nothing more.
+    feed.standstill.store(2, Ordering::SeqCst);
+    let first = start(&feed, &cache, storing());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let scan = first.status.scan().unwrap();
+    assert_eq!((scan.rows, scan.total), (2, Some(3)));
+    assert!(!first.status.snapshot_complete());
+    assert_eq!(first.status.feed().skipped, 7);
+    first.task.abort();
+    // It was stopped in the middle of a page; the next one has the rest.
+    feed.standstill.store(0, Ordering::SeqCst);
+    let mut second = start(&feed, &cache, storing());
+    assert!(!second.status.snapshot_complete());
+    second.caught_up().await;
+    assert_hydrated(&cache);
+    let page = Some(Position("page".into()));
+    assert_eq!(*feed.opened.lock(), [None, page]);
+    assert_eq!(second.status.rows_applied(), 10);
+    assert_eq!(second.status.scan(), None);
+    second.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scan_that_cannot_go_on_begins_again() {
+    let (feed, cache) = (
+        Arc::new(Scripted::default()),
+        Arc::new(Flaky::new(usize::MAX, false)),
+    );
+    feed.standstill.store(2, Ordering::SeqCst);
+    let first = start(&feed, &cache, storing());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    first.task.abort();
+    feed.standstill.store(0, Ordering::SeqCst);
+    feed.lost.store(true, Ordering::SeqCst);
+    let mut second = start(&feed, &cache, storing());
+    second.caught_up().await;
+    assert_hydrated(&cache);
+    let page = Some(Position("page".into()));
+    assert_eq!(*feed.opened.lock(), [None, page, None]);
+    second.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cache_that_was_flushed_after_a_page_is_scanned_from_the_start() {
+    let (feed, cache) = (
+        Arc::new(Scripted::default()),
+        Arc::new(Flaky::new(usize::MAX, false)),
+    );
+    feed.standstill.store(2, Ordering::SeqCst);
+    let first = start(&feed, &cache, storing());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    first.task.abort();
+    cache.cache.clear();
+    feed.standstill.store(0, Ordering::SeqCst);
+    let mut second = start(&feed, &cache, storing());
+    second.caught_up().await;
+    assert_hydrated(&cache);
+    assert_eq!(*feed.opened.lock(), [None, None]);
+    second.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -502,7 +602,7 @@ async fn a_handler_that_is_always_wrong_loses_and_stalls_nothing() {
         );
         let stale = script().into_iter().find_map(|event| match event {
             Event::Rows(rows) => Some(rows),
-            Event::Resolved { .. } => None,
+            Event::Scanned { .. } | Event::Resolved { .. } => None,
         });
         cache
             .cache

@@ -6,16 +6,13 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long it is measured.
-const TIME: Duration = Duration::from_secs(2);
-
 /// Appends of 4 KiB followed by `fdatasync`, per second.
-pub fn syncs_per_second(folder: &Path) -> io::Result<f64> {
+pub fn syncs_per_second(folder: &Path, time: Duration) -> io::Result<f64> {
     let mut file = File::create(folder.join("syncs"))?;
     let page = [7u8; 4096];
     let start = Instant::now();
     let mut count = 0u32;
-    while start.elapsed() < TIME {
+    while start.elapsed() < time {
         file.write_all(&page)?;
         file.sync_data()?;
         count += 1;

@@ -19,7 +19,8 @@ pub async fn run(log: Arc<dyn Log>, source: Arc<dyn FeedSource>) {
     resuming_gives_everything_after(&*log, &*source).await;
     a_dropped_call_loses_nothing(&*log, &*source).await;
     an_idle_feed_goes_on_resolving(&*source).await;
-    a_start_while_others_write_has_no_gap(log, source.clone()).await;
+    a_start_while_others_write_has_no_gap(log.clone(), source.clone()).await;
+    a_scan_that_is_interrupted_goes_on(&*log, &*source).await;
     a_position_that_is_none_is_lost(&*source).await;
 }
 
@@ -29,6 +30,7 @@ struct Reader {
     newest: BTreeMap<Key, Version>,
     all: BTreeSet<(Key, Version)>,
     resolved: Option<(Position, i64)>,
+    scanned: Option<(Position, u64)>,
 }
 
 impl Reader {
@@ -41,6 +43,16 @@ impl Reader {
                     *newest = row.version.max(*newest);
                     self.all.insert((row.key, row.version));
                 }
+            }
+            Event::Scanned {
+                position,
+                rows,
+                total,
+            } => {
+                assert!(self.resolved.is_none(), "a scan after its end");
+                let before = self.scanned.as_ref().map_or(0, |(_, before)| *before);
+                assert!(rows >= before && total.is_none_or(|total| total >= rows));
+                self.scanned = Some((position, rows));
             }
             Event::Resolved {
                 position,
@@ -206,8 +218,81 @@ async fn a_start_while_others_write_has_no_gap(log: Arc<dyn Log>, source: Arc<dy
     }
 }
 
+/// Interrupts a scan again and again, right after it has said how far it is or with a
+/// page in hand that is lost, and writes something before it goes on.
+async fn a_scan_that_is_interrupted_goes_on(log: &dyn Log, source: &dyn FeedSource) {
+    const INTERRUPTIONS: usize = 12;
+    for index in 0..60 {
+        write(log, &key(&format!("interrupted/{index}")), put("old")).await;
+    }
+    let mut before = Reader::default();
+    let mut feed = source.open(None).await.unwrap();
+    before.until(&mut *feed, |_| true).await;
+    let before = before.newest;
+    // Of these one is scanned first and the other last, whatever the order.
+    let ends = [before.keys().next(), before.keys().next_back()].map(Option::unwrap);
+
+    let mut expected = before.clone();
+    let mut reader = Reader::default();
+    // How many rows from before the scan came, and at most at once.
+    let (mut came, mut most) = (0, 0);
+    let mut interruptions = 0;
+    loop {
+        let position = reader.scanned.clone().map(|(position, _)| position);
+        let mut feed = source.open(position).await.unwrap();
+        let interrupt = interruptions < INTERRUPTIONS;
+        let lose = interruptions % 2 == 1;
+        loop {
+            let event = next(&mut *feed).await;
+            if let Event::Rows(rows) = &event {
+                let old = rows.iter();
+                let old = old.filter(|row| before.get(&row.key) == Some(&row.version));
+                let old = old.count();
+                (came, most) = (came + old, most.max(old));
+                if interrupt && lose {
+                    break;
+                }
+            }
+            let page_ends = matches!(event, Event::Scanned { .. });
+            reader.take(event);
+            if reader.resolved.is_some() || interrupt && page_ends {
+                break;
+            }
+        }
+        if reader.resolved.is_some() {
+            break;
+        }
+        interruptions += 1;
+        let new = key(&format!("interrupted/new/{interruptions}"));
+        let changes = [put("new"), Change::Delete, put("new")];
+        for (key, change) in [ends[0], ends[1], &new].into_iter().zip(changes) {
+            let (key, version) = write(log, key, change).await;
+            expected.insert(key, version);
+        }
+    }
+    // What was written meanwhile follows on the position at its end.
+    let (position, _) = reader.resolved.clone().unwrap();
+    let mut feed = source.open(Some(position)).await.unwrap();
+    reader
+        .until(&mut *feed, |reader| reader.newest == expected)
+        .await;
+    let bound = before.len() + most * INTERRUPTIONS / 2;
+    assert!(
+        came <= bound,
+        "{came} rows of {}, {most} at once",
+        before.len()
+    );
+}
+
 async fn a_position_that_is_none_is_lost(source: &dyn FeedSource) {
-    for text in ["", "nonsense", "-1"] {
+    for text in [
+        "",
+        "nonsense",
+        "-1",
+        "scan:",
+        "scan:0:1:6b:",
+        "scan:0:1:6b:nonsense",
+    ] {
         let Err(error) = source.open(Some(Position(text.into()))).await else {
             panic!("{text:?} was taken")
         };

@@ -25,7 +25,7 @@ pub fn free_port() -> u16 {
     let mut from = std::process::id().wrapping_mul(2_654_435_761);
     for _ in 0..1000 {
         from = from.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let port = 15_000 + u16::try_from((from ^ entropy()) % 15_000).unwrap_or_default();
+        let port = 15_000 + u16::try_from((from ^ chance()) % 15_000).unwrap_or_default();
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return port;
         }
@@ -34,7 +34,7 @@ pub fn free_port() -> u16 {
 }
 
 /// Some chance, without a library for it.
-fn entropy() -> u32 {
+pub(crate) fn chance() -> u32 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0u8) as u32
 }
@@ -45,4 +45,19 @@ pub fn program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
+}
+
+/// The same, or where Debian keeps PostgreSQL's, of which only the client's are on
+/// `PATH`: the newest release's.
+pub fn postgres_program(name: &str) -> Option<PathBuf> {
+    program(name).or_else(|| {
+        let releases = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+        let releases = releases.filter_map(|release| {
+            let file = release.ok()?.path();
+            let number: u32 = file.file_name()?.to_str()?.parse().ok()?;
+            Some((number, file.join("bin").join(name)))
+        });
+        let found = releases.filter(|(_, file)| file.is_file()).max();
+        found.map(|(_, file)| file)
+    })
 }

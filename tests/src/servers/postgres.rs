@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio_postgres::{Client, NoTls};
 
-use super::free_port;
+use super::{free_port, postgres_program};
 use crate::{PATIENCE, within};
 
 /// The role of tests: it may log in and nothing else.
@@ -311,7 +311,10 @@ fn listen(stderr: ChildStderr, said: &Mutex<Vec<String>>, ready: oneshot::Sender
 
 /// A command that does not run as root, which PostgreSQL refuses.
 fn as_nobody(program: &str) -> Command {
-    let mut command = Command::new(program);
+    let Some(file) = postgres_program(program) else {
+        panic!("{program} is neither on PATH nor in /usr/lib/postgresql/*/bin: run `make init`");
+    };
+    let mut command = Command::new(file);
     if let Some((user, group)) = unprivileged() {
         command.uid(user).gid(group);
     }

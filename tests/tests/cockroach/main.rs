@@ -78,6 +78,8 @@ fn row(key: &str, version: i64, value: &str) -> Step {
 struct Delivered {
     rows: Vec<Row>,
     resolved: Vec<String>,
+    /// Positions of a scan, its rows until then, and how many there may be.
+    scanned: Vec<(String, u64, Option<u64>)>,
     /// Sizes of the batches.
     batches: Vec<usize>,
     error: Option<FeedError>,
@@ -105,6 +107,11 @@ async fn read(feed: &mut dyn Feed, until: Option<&str>) -> Delivered {
                 delivered.batches.push(rows.len());
                 delivered.rows.extend(rows);
             }
+            Ok(Event::Scanned {
+                position,
+                rows,
+                total,
+            }) => delivered.scanned.push((position.0, rows, total)),
             Ok(Event::Resolved {
                 position,
                 as_of_micros,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use tidepool::feed::FeedError;
+use tidepool::feed::{FeedError, FeedSource};
 use tidepool_tests::servers::pgwire::{Conversation, Script, StandIn, Step};
 
 use super::{Delivered, PATIENT, follow, source};
@@ -25,8 +25,8 @@ async fn play(name: &str) -> Delivered {
     let source = source(&[&server], PATIENT);
     let until = last.filter(|_| !ends);
     let mut delivered = follow(&source, cursor.as_deref(), until.as_deref()).await;
-    assert_eq!(source.counters().skipped(), 0, "{name}");
-    assert_eq!(source.counters().late(), 0, "{name}");
+    assert_eq!(source.counts().skipped, 0, "{name}");
+    assert_eq!(source.counts().late, 0, "{name}");
     if cursor.is_none() {
         // Where the scan, of nothing, was; the feed starts there.
         assert_eq!(delivered.resolved.remove(0), Script::default().moment);

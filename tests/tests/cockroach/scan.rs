@@ -1,5 +1,6 @@
 //! The start without a position: what was there, then what follows.
 
+use tidepool::feed::FeedError;
 use tidepool_tests::servers::pgwire::{Script, StandIn, Stored};
 
 use super::{CockroachFeedSettings, PATIENT, follow, resolved, row, source};
@@ -103,4 +104,75 @@ async fn batches_are_bounded_by_bytes_too() {
         "{:?}",
         delivered.batches
     );
+}
+
+#[tokio::test]
+async fn an_interrupted_scan_goes_on_at_its_moment() {
+    let begun = Script::default().moment;
+    let end = "1795431700000000000.0000000000";
+    let server = StandIn::start(Script {
+        snapshot: snapshot(),
+        keys: Some(20),
+        feeds: [vec![resolved(end)]].into(),
+        ..Script::default()
+    })
+    .await;
+    let settings = CockroachFeedSettings {
+        batch_rows: 4,
+        ..PATIENT
+    };
+    let source = source(&[&server], settings);
+    let first = follow(&source, None, Some(&begun)).await;
+    // The last page ends the scan, and the estimate is dropped when it was passed.
+    let rows = first.scanned.iter().map(|(_, rows, total)| (*rows, *total));
+    let rows: Vec<_> = rows.collect();
+    let known = |rows| (rows, Some(20));
+    let expected: Vec<_> = [4, 8, 12, 16, 20].map(known).into_iter().collect();
+    assert_eq!(rows[..5], expected);
+    assert_eq!(rows[5..], [(24, None)]);
+
+    // It is later now, and the scan still shows the moment that it began at.
+    let later = "1795431500000000000.0000000000";
+    server.change(|script| {
+        script.moment = later.into();
+        script.feeds = [vec![resolved(end)]].into();
+    });
+    let sent = server.statements().len();
+    let (third_page, ..) = &first.scanned[2];
+    let resumed = follow(&source, Some(third_page), Some(end)).await;
+    assert_eq!(resumed.versions(), first.versions()[12..]);
+    assert_eq!(resumed.resolved, [begun.clone(), end.into()]);
+    let pages: Vec<_> = server.statements().split_off(sent);
+    let pages: Vec<_> = pages
+        .iter()
+        .filter(|text| text.contains("DISTINCT ON"))
+        .collect();
+    assert_eq!(pages.len(), 4);
+    assert!(pages.iter().all(|page| page.contains(&begun)), "{pages:?}");
+}
+
+#[tokio::test]
+async fn a_scan_whose_moment_is_no_longer_kept_is_lost() {
+    let server = StandIn::start(Script {
+        snapshot: snapshot(),
+        ..Script::default()
+    })
+    .await;
+    let source = source(&[&server], PATIENT);
+    let position = format!("scan:0:7:6b3036:{}", Script::default().moment);
+    for (code, message) in [
+        (
+            "XXUUU",
+            "batch timestamp 1795431520.657337230,0 must be after replica GC threshold 1795431527.664569790,0",
+        ),
+        // It was made anew since.
+        ("42P01", "relation \"kv_log\" does not exist"),
+    ] {
+        server.change(|script| {
+            script.refusals = vec![("DISTINCT ON".into(), code.into(), message.into())];
+        });
+        let delivered = follow(&source, Some(&position), None).await;
+        let error = delivered.error();
+        assert!(matches!(error, FeedError::PositionLost(_)), "{error}");
+    }
 }

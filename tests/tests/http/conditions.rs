@@ -1,8 +1,8 @@
 //! `If-Match` and `If-None-Match`, on reads and on writes.
 
-use tidepool_tests::{Plane, REGIONS, Server};
+use tidepool_tests::{Plane, REGIONS};
 
-use crate::one;
+use crate::{one, three};
 
 fn quoted(version: i64) -> String {
     format!("\"{version}\"")
@@ -159,7 +159,7 @@ async fn what_is_no_condition_is_400() {
 
 #[tokio::test]
 async fn of_many_that_create_a_key_at_once_one_does() {
-    let server = Server::start().await;
+    let server = three().await;
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..48 {
         let plane = server.region(REGIONS[n % REGIONS.len()]).clone();
@@ -180,7 +180,7 @@ async fn of_many_that_create_a_key_at_once_one_does() {
 async fn a_counter_that_many_raise_by_compare_and_set_loses_nothing() {
     const WRITERS: usize = 12;
     const TIMES: u64 = 8;
-    let server = Server::start().await;
+    let server = three().await;
     server.region("us-east-1").write("counter", "0").await;
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..WRITERS {

@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use tidepool_tests::{PATIENCE, Server, built};
+use tidepool_tests::{PATIENCE, built};
 
-use crate::{one, with};
+use crate::{one, three, with};
 
 #[tokio::test]
 async fn a_value_with_a_time_to_live_expires_everywhere() {
-    let server = Server::start().await;
+    let server = three().await;
     let written = Instant::now();
     let put = server.region("us-east-1").put("/kv/k").value("short");
     let version = put

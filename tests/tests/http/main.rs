@@ -1,5 +1,5 @@
 //! The data plane over HTTP, one noun in each file: what README.md promises of
-//! requests, answers and errors.
+//! requests, answers and errors. `cluster` has the same over real servers.
 
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
@@ -24,4 +24,9 @@ async fn with(setup: Setup) -> (Server, Plane) {
     let server = setup.regions(&["here"]).start().await;
     let plane = server.region("here").clone();
     (server, plane)
+}
+
+/// A server with three regions.
+async fn three() -> Server {
+    Server::start().await
 }

@@ -146,6 +146,7 @@ async fn follow(
                     let value = row.value?;
                     String::from_utf8(value.bytes.to_vec()).ok()
                 })),
+                Event::Scanned { position: at, .. } => position = Some(at),
                 Event::Resolved { position: at, .. } => {
                     position = Some(at);
                     if enough(&seen) {

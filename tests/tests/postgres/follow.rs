@@ -31,7 +31,7 @@ async fn until(feed: &mut dyn Feed, name: &str) -> (Position, i64) {
                 } if seen => {
                     return (position, as_of_micros);
                 }
-                Event::Resolved { .. } => {}
+                Event::Scanned { .. } | Event::Resolved { .. } => {}
             }
         }
     })

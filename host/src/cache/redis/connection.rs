@@ -254,11 +254,13 @@ async fn keep_connected(
 ) {
     let mut backoff = FIRST_BACKOFF;
     let mut number = 0;
+    let mut tried = false;
     let mut said: Option<RedisCacheError> = None;
     loop {
         match server.connect().await {
             Ok(connection) => {
                 number += 1;
+                tried = true;
                 let since = Instant::now();
                 link.state.send_replace(State::Up { connection, number });
                 if said.take().is_some() && speaks {
@@ -278,9 +280,13 @@ async fn keep_connected(
             && speaks
             && said.as_ref() != Some(error)
         {
-            tracing::warn!(%error, "the cache cannot be used; reads go to the log");
+            // The first outcome is told to who asks for it.
+            if tried {
+                tracing::warn!(%error, "the cache cannot be used; reads go to the log");
+            }
             said = Some(error.clone());
         }
+        tried = true;
         // Half of it by chance, so that hosts do not come all at once.
         let half = backoff / 2;
         let part = (entropy.next_u64() >> 32) as f64 / f64::from(u32::MAX);

@@ -147,6 +147,15 @@ impl RedisCacheSettings {
             lease_wait: cache.lease_wait,
         })
     }
+
+    /// Reads the URL and the file of certificates; connects to nobody.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be read.
+    pub fn check(&self) -> Result<(), RedisCacheError> {
+        Server::new(self).map(drop)
+    }
 }
 
 /// What was there when the position was read: rows are applied to that and to

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 
 use super::hlc::Hlc;
+use crate::feed::mark;
 use crate::model::{Key, Row, Value, Version};
 
 /// How the table keeps keys. A text column arrives as text and a bytes column as
@@ -178,18 +179,7 @@ pub(super) fn checked(
 
 /// The bytes of `\x` and hexadecimal digits.
 fn bytes(text: &str) -> Option<Vec<u8>> {
-    let digits = text.strip_prefix("\\x")?.as_bytes();
-    let pairs = digits.chunks_exact(2);
-    if !pairs.remainder().is_empty() {
-        return None;
-    }
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let mut bytes = Vec::with_capacity(digits.len() / 2);
-    for pair in pairs {
-        let [high, low] = pair else { return None };
-        bytes.push(u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?);
-    }
-    Some(bytes)
+    mark::bytes(text.strip_prefix("\\x")?)
 }
 
 /// Bytes that a row holds, for bounds on batches.

@@ -10,26 +10,45 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 use tokio_postgres::{Client, Row as SqlRow};
 
+use super::CockroachFeedSettings;
 use super::answer::{Answer, Broken};
 use super::decode::{KeyColumn, Message, decode, size};
 use super::failure::{Failure, Told, Who, classify, error};
 use super::hlc::Hlc;
 use super::scan::Scan;
 use super::statement::Statement;
-use super::{CockroachFeedSettings, FeedCounters};
+use crate::feed::counters::FeedCounters;
+use crate::feed::mark::Mark;
 use crate::feed::{Event, Feed, FeedError, Position};
 use crate::model::Row;
 use crate::sql::ConnectionTask;
 
-/// How far a write's timestamp may be before its commit. After a scan nothing else
-/// says how old the writes under way are; later the database closes a moment only
-/// `kv.closed_timestamp.target_duration` after it.
-const UNDER_WAY_MICROS: i64 = 3_000_000;
+/// How far the timestamp of a row may be before its commit. What is resolved is told
+/// by commits, and `as_of_micros` by timestamps, so it is this much less.
+///
+/// The timestamp is the clock of the node that wrote the row, and a commit is at the
+/// time of the transaction's start unless something has moved it. What holds is: the
+/// difference is no more than that of the clocks of two nodes, which the cluster keeps
+/// below 0.5 s, and the time from reading the clock to the end of the statement, which
+/// is milliseconds, or tens of them on a key that many write. A statement that takes
+/// longer than the other 0.5 s, as while a range has no leader, can be told to be
+/// delivered a moment before it is.
+const BEFORE_COMMIT_MICROS: i64 = 1_000_000;
+
+/// The same at the end of a scan. It shows this very moment, where a changefeed is
+/// always behind by `kv.closed_timestamp.target_duration` and has sent most of what
+/// came later: there is nothing else that makes up for a slow statement.
+const BEFORE_SCAN_MICROS: i64 = 3_000_000;
 
 /// Where a feed starts.
 pub(super) enum Start {
-    /// With a scan at this moment.
-    Scan(Hlc),
+    /// With a scan at this moment, which goes on at a mark or begins.
+    Scan {
+        at: Hlc,
+        mark: Option<Mark>,
+        /// How many keys there are, about.
+        total: Option<u64>,
+    },
     /// After this one.
     After(Hlc),
 }
@@ -49,6 +68,8 @@ pub(super) struct CockroachFeed {
     settings: CockroachFeedSettings,
     counters: Arc<FeedCounters>,
     stage: Stage,
+    /// Whether the position, or the moment of the scan, is from an earlier feed.
+    resumed: bool,
     answer: Answer,
     batch: Vec<Row>,
     batch_bytes: usize,
@@ -62,11 +83,7 @@ pub(super) struct CockroachFeed {
 
 enum Stage {
     Scan(Scan),
-    Follow {
-        statement: Statement,
-        /// The position is not from a scan of this feed.
-        resumed: bool,
-    },
+    Follow(Statement),
 }
 
 impl CockroachFeed {
@@ -76,17 +93,19 @@ impl CockroachFeed {
         settings: CockroachFeedSettings,
         counters: Arc<FeedCounters>,
     ) -> CockroachFeed {
-        let (stage, answer, resolved) = match start {
-            Start::Scan(at) => {
-                let mut scan = Scan::new(at, server.keys, settings.batch_rows);
+        let (stage, resumed, answer, resolved) = match start {
+            Start::Scan { at, mark, total } => {
+                let resumed = mark.is_some();
+                let as_of = at.micros() - BEFORE_SCAN_MICROS;
+                let mark = mark.unwrap_or_else(|| Mark::new(at.to_string(), as_of));
+                let mut scan = Scan::new(at, mark, total, server.keys, settings.batch_rows);
                 let answer = ask_page(&server, &settings, &mut scan);
-                (Stage::Scan(scan), answer, None)
+                (Stage::Scan(scan), resumed, answer, None)
             }
             Start::After(position) => {
                 let statement = Statement::new(position, settings.resolved_every);
                 let answer = ask_feed(&server, &settings, &statement);
-                let resumed = true;
-                (Stage::Follow { statement, resumed }, answer, Some(position))
+                (Stage::Follow(statement), true, answer, Some(position))
             }
         };
         CockroachFeed {
@@ -94,6 +113,7 @@ impl CockroachFeed {
             settings,
             counters,
             stage,
+            resumed,
             answer,
             batch: Vec::new(),
             batch_bytes: 0,
@@ -155,7 +175,7 @@ impl CockroachFeed {
                     return;
                 }
             },
-            Stage::Follow { .. } => match found.try_get(2) {
+            Stage::Follow(_) => match found.try_get(2) {
                 Ok(value) => decode(value, self.server.keys),
                 Err(wrong) => Message::Unknown(wrong.to_string()),
             },
@@ -170,7 +190,7 @@ impl CockroachFeed {
             }
             Message::Removed => {
                 self.progress = Instant::now();
-                FeedCounters::count(&self.counters.removed);
+                self.counters.removed.count();
             }
             Message::Resolved(position) => self.resolve(position),
             Message::Unknown(why) => self.skip(&why),
@@ -196,14 +216,12 @@ impl CockroachFeed {
         let position = self.resolved.unwrap_or(position);
         self.held = Some(Ok(Event::Resolved {
             position: Position(position.to_string()),
-            as_of_micros: position.micros(),
+            as_of_micros: position.micros() - BEFORE_COMMIT_MICROS,
         }));
     }
 
-    /// A row that cannot be used may be one of many: every power of two is told.
     fn skip(&self, why: &str) {
-        let skipped = FeedCounters::count(&self.counters.skipped);
-        if skipped.is_power_of_two() {
+        if let Some(skipped) = self.counters.skipped.count() {
             tracing::error!(
                 why,
                 skipped,
@@ -214,8 +232,7 @@ impl CockroachFeed {
     }
 
     fn late(&self, row: &Row, updated: Option<Hlc>) {
-        let late = FeedCounters::count(&self.counters.late);
-        if late.is_power_of_two() {
+        if let Some(late) = self.counters.late.count() {
             tracing::error!(
                 key = row.key.as_str(),
                 ?updated,
@@ -234,21 +251,19 @@ impl CockroachFeed {
             return;
         };
         if !scan.is_done() {
+            self.held = Some(Ok(scan.mark.scanned(scan.total)));
             self.answer = ask_page(&self.server, &self.settings, scan);
             return;
         }
-        let at = scan.at;
+        let (at, as_of_micros) = (scan.at, scan.mark.as_of_micros);
         let statement = Statement::new(at, self.settings.resolved_every);
         self.answer = ask_feed(&self.server, &self.settings, &statement);
-        self.stage = Stage::Follow {
-            statement,
-            resumed: false,
-        };
+        self.stage = Stage::Follow(statement);
         self.resolved = Some(at);
         self.progress = Instant::now();
         self.held = Some(Ok(Event::Resolved {
             position: Position(at.to_string()),
-            as_of_micros: at.micros() - UNDER_WAY_MICROS,
+            as_of_micros,
         }));
     }
 
@@ -261,24 +276,22 @@ impl CockroachFeed {
             }
             Broken::Failed(error) => Told::of(error),
         };
-        if let Stage::Follow { statement, resumed } = &mut self.stage {
-            match classify(&told, &self.server.who) {
-                Failure::Spelling => {
-                    if let Some(other) = statement.otherwise(&told.message) {
-                        tracing::info!(refused = told.message, "the changefeed is asked otherwise");
-                        self.answer = ask_feed(&self.server, &self.settings, &other);
-                        *statement = other;
-                        return;
-                    }
-                }
-                // It is there now: the connection began with reading it.
-                Failure::NoTable if *resumed => {
-                    let why = format!("{}: it was not there then", told.message);
-                    self.held = Some(Err(FeedError::PositionLost(why)));
+        match (classify(&told, &self.server.who), &mut self.stage) {
+            (Failure::Spelling, Stage::Follow(statement)) => {
+                if let Some(other) = statement.otherwise(&told.message) {
+                    tracing::info!(refused = told.message, "the changefeed is asked otherwise");
+                    self.answer = ask_feed(&self.server, &self.settings, &other);
+                    *statement = other;
                     return;
                 }
-                _ => {}
             }
+            // It is there now: the connection began with reading it.
+            (Failure::NoTable, _) if self.resumed => {
+                let why = format!("{}: it was not there then", told.message);
+                self.held = Some(Err(FeedError::PositionLost(why)));
+                return;
+            }
+            _ => {}
         }
         self.held = Some(Err(error(&told, &self.server.who)));
     }

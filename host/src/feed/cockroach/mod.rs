@@ -11,7 +11,8 @@
 //! Without a position it notes the database's moment, reads the newest row of
 //! every key as of that moment, page by page, and follows everything committed
 //! after it. With one, it follows everything committed after it. Only moments that
-//! the server has declared resolved are positions.
+//! the server has declared resolved are positions, and in a scan its moment with the
+//! last key.
 //!
 //! The server sends rows of one key in any order, newest first when it catches up,
 //! and some of them twice.
@@ -25,14 +26,15 @@ mod scan;
 pub mod statement;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::timeout;
 use tokio_postgres::Column;
 
-use super::{Feed, FeedError, FeedSource, Position};
+use super::counters::FeedCounters;
+use super::mark::Mark;
+use super::{Feed, FeedCounts, FeedError, FeedSource, Position};
 use crate::sql::{ServerKind, SqlConfig, connect_dedicated};
 use failure::{Told, Who};
 use feed::{CockroachFeed, Server, Start};
@@ -77,37 +79,6 @@ impl CockroachFeedSettings {
     }
 }
 
-/// What was met that should not be, since the start.
-#[derive(Debug, Default)]
-pub struct FeedCounters {
-    skipped: AtomicU64,
-    removed: AtomicU64,
-    late: AtomicU64,
-}
-
-impl FeedCounters {
-    /// Messages that were not understood and so left out.
-    pub fn skipped(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
-    }
-
-    /// Rows whose removal, by time to live or compaction, was seen and ignored.
-    pub fn removed(&self) -> u64 {
-        self.removed.load(Ordering::Relaxed)
-    }
-
-    /// Rows that came although a position at or after them had been declared
-    /// resolved: the server has broken its promise.
-    pub fn late(&self) -> u64 {
-        self.late.load(Ordering::Relaxed)
-    }
-
-    /// Counts one more, and says how many there are now.
-    fn count(counter: &AtomicU64) -> u64 {
-        counter.fetch_add(1, Ordering::Relaxed) + 1
-    }
-}
-
 /// Opens feeds of a cluster.
 #[derive(Debug)]
 pub struct CockroachFeedSource {
@@ -125,11 +96,6 @@ impl CockroachFeedSource {
             settings,
             counters: Arc::default(),
         }
-    }
-
-    /// What its feeds have met.
-    pub fn counters(&self) -> Arc<FeedCounters> {
-        Arc::clone(&self.counters)
     }
 
     /// Opens a feed of what is committed from now on, to see whether there can be
@@ -208,23 +174,47 @@ async fn moment(server: &Server) -> Result<Hlc, FeedError> {
         .ok_or_else(|| FeedError::Interrupted(format!("the database's moment is {text:?}")))
 }
 
+/// How many keys there are, if that is to be had for nothing.
+async fn estimate(server: &Server) -> Option<u64> {
+    // Progress is told without it, so it is no reason to stop.
+    let found = server.client.query_opt(scan::KEYS, &[]).await;
+    let keys: i64 = found.ok()??.try_get(0).ok()?;
+    u64::try_from(keys).ok()
+}
+
 #[async_trait]
 impl FeedSource for CockroachFeedSource {
     async fn open(&self, after: Option<Position>) -> Result<Box<dyn Feed>, FeedError> {
-        let after = match after {
-            None => None,
-            Some(position) => Some(Hlc::parse(&position.0).ok_or_else(|| {
-                FeedError::PositionLost(format!("{position:?} is not a position of this log"))
-            })?),
+        let mark = after.as_ref().and_then(Mark::decode);
+        let after = match (&mark, &after) {
+            (Some(mark), _) => Some(position(&mark.start)?),
+            (None, Some(after)) => Some(position(&after.0)?),
+            (None, None) => None,
         };
         let opened = async {
             let server = self.begin().await?;
             let start = match after {
-                Some(position) => Start::After(position),
-                None => Start::Scan(moment(&server).await?),
+                Some(position) if mark.is_none() => Start::After(position),
+                at => Start::Scan {
+                    at: match at {
+                        Some(at) => at,
+                        None => moment(&server).await?,
+                    },
+                    mark,
+                    total: estimate(&server).await,
+                },
             };
             Ok(self.feed(server, start))
         };
         self.within(opened).await
     }
+
+    fn counts(&self) -> FeedCounts {
+        self.counters.counts()
+    }
+}
+
+fn position(text: &str) -> Result<Hlc, FeedError> {
+    let lost = || FeedError::PositionLost(format!("{text:?} is not a position of this log"));
+    Hlc::parse(text).ok_or_else(lost)
 }

@@ -1,6 +1,7 @@
 //! The statements and rows of a scan: the newest row of every key as of one moment,
 //! page by page in the order of the keys. A page is a statement of its own, so that
-//! none runs for long.
+//! none runs for long. The database keeps the moment, so a scan that goes on after an
+//! interruption still shows that one, unless it took longer than `gc.ttlseconds`.
 
 use tokio_postgres::Row as SqlRow;
 use tokio_postgres::types::{ToSql, Type};
@@ -8,6 +9,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::decode::{KeyColumn, checked};
 use super::hlc::Hlc;
 use super::statement::TABLE;
+use crate::feed::mark::Mark;
 use crate::model::Row;
 
 /// What tells how the table keeps keys, and whether it can be read at all.
@@ -16,26 +18,33 @@ pub(super) const KEY_COLUMN: &str = "SELECT key FROM kv_log LIMIT 0";
 /// The database's moment.
 pub(super) const MOMENT: &str = "SELECT cluster_logical_timestamp()::STRING";
 
+/// How many keys there are, by the statistics that the server collects by itself.
+pub(super) const KEYS: &str = "SELECT distinct_count::INT8 FROM [SHOW STATISTICS FOR TABLE kv_log]
+    WHERE column_names = ARRAY['key'] ORDER BY created DESC LIMIT 1";
+
 /// Where a scan is.
 pub(super) struct Scan {
     /// The moment that it shows.
     pub at: Hlc,
+    /// How far it is; no key is before the empty one.
+    pub mark: Mark,
+    /// How many keys there are, about.
+    pub total: Option<u64>,
     keys: KeyColumn,
     page_rows: usize,
-    /// The last key that was read; no key is before the empty one.
-    after: Vec<u8>,
     /// Rows of this page that were read.
     seen: usize,
 }
 
 impl Scan {
-    /// A scan from the start.
-    pub fn new(at: Hlc, keys: KeyColumn, page_rows: usize) -> Scan {
+    /// A scan that goes on at a mark.
+    pub fn new(at: Hlc, mark: Mark, total: Option<u64>, keys: KeyColumn, page_rows: usize) -> Scan {
         Scan {
             at,
+            mark,
+            total,
             keys,
             page_rows: page_rows.max(1),
-            after: Vec::new(),
             seen: 0,
         }
     }
@@ -51,8 +60,8 @@ impl Scan {
             self.at, self.page_rows
         );
         let after: Box<dyn ToSql + Send + Sync> = match self.keys {
-            KeyColumn::Text => Box::new(String::from_utf8_lossy(&self.after).into_owned()),
-            KeyColumn::Bytes => Box::new(self.after.clone()),
+            KeyColumn::Text => Box::new(String::from_utf8_lossy(&self.mark.last).into_owned()),
+            KeyColumn::Bytes => Box::new(self.mark.last.clone()),
         };
         (text, after)
     }
@@ -70,7 +79,7 @@ impl Scan {
             KeyColumn::Bytes => row.try_get(0)?,
         };
         self.seen += 1;
-        self.after = key.to_vec();
+        self.mark.pass(1, key);
         let deleted = row.try_get(2)?;
         let content_type = row.try_get::<_, Option<&str>>(3)?;
         let value = row.try_get::<_, Option<Vec<u8>>>(5)?;

@@ -3,6 +3,7 @@
 //! after the last `await` of a call: a dropped call goes on where it was.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
@@ -15,38 +16,18 @@ use tokio_postgres::{Client, RowStream, Statement};
 use super::PostgresFeedSettings;
 use super::horizon::Horizon;
 use super::snapshot::Snapshot;
+use super::statements::{IDENTITY, KEYS, NEWEST, SCAN_KEYS, Statements};
+use crate::feed::counters::FeedCounters;
+use crate::feed::mark::Mark;
 use crate::feed::{Event, Feed, FeedError, Position};
-use crate::log::sql::rows::{COLUMN_COUNT, COLUMNS, decode};
+use crate::log::sql::rows::{COLUMN_COUNT, decode};
 use crate::log::sql::statements::CHANNEL;
 use crate::model::Row;
 use crate::sql::{ConnectionTask, ServerKind, SqlConfig, connect_dedicated};
 
-/// Keys that one statement walks over.
-const SCAN_KEYS: i64 = 4096;
-
 /// Transactions that one statement looks at, at first: where a feed that has been
 /// away for long can be resumed in between. It doubles while nothing is found.
 const STRIDE: i64 = 4096;
-
-/// What a position is of: the cluster and its history since a standby last took
-/// over, the database, the table.
-const IDENTITY: &str = "SELECT concat_ws('-',
-        (SELECT system_identifier FROM pg_control_system()),
-        substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
-        (SELECT oid FROM pg_database WHERE datname = current_database()),
-        'kv_log'::regclass::oid),
-    'kv_log'::regclass::oid";
-
-/// See `horizon.rs`. `$1`: the table.
-const HOLDERS: &str = "SELECT (extract(epoch FROM statement_timestamp()) * 1000000)::int8,
-    ARRAY(SELECT DISTINCT virtualtransaction FROM pg_locks
-        WHERE locktype = 'relation' AND relation = $1 AND mode = 'RowExclusiveLock' AND granted
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
-
-const SNAPSHOT: &str = "SELECT pg_current_snapshot()::text";
-
-/// The newest transaction before `$1` that has written.
-const NEWEST: &str = "SELECT max(xid) FROM kv_log WHERE xid < $1";
 
 /// Larger than every key: no UTF-8 has this byte.
 const ABOVE_ALL_KEYS: &[u8] = &[0xff];
@@ -59,6 +40,7 @@ pub(super) struct PostgresFeed {
     _task: ConnectionTask,
     config: SqlConfig,
     settings: PostgresFeedSettings,
+    counters: Arc<FeedCounters>,
     statements: Statements,
     identity: String,
     table: u32,
@@ -77,21 +59,18 @@ pub(super) struct PostgresFeed {
     /// Rows of the next batch.
     batch: Vec<Row>,
     batch_bytes: usize,
+    /// How many keys a scan will meet, about.
+    total: Option<u64>,
+    /// What comes after the batch that was given last.
+    scanned: Option<Event>,
     /// Whether there were rows since the last `Resolved`.
     unresolved: bool,
 }
 
-struct Statements {
-    holders: Statement,
-    snapshot: Statement,
-    scan: Statement,
-    range: Statement,
-}
-
 #[derive(Clone, Debug)]
 enum Stage {
-    /// The newest rows of the keys below this one; `keys` of this page were taken.
-    Scan { below: Vec<u8>, keys: i64 },
+    /// The newest rows of the keys, downwards; `page` of this page were taken.
+    Scan { mark: Mark, page: i64 },
     /// What is new by a snapshot, some transactions at a time.
     Range(Range),
     /// Something was delivered: say so.
@@ -116,6 +95,7 @@ impl PostgresFeed {
     pub async fn open(
         config: &SqlConfig,
         settings: PostgresFeedSettings,
+        counters: Arc<FeedCounters>,
         after: Option<Position>,
     ) -> Result<PostgresFeed, FeedError> {
         let interrupted = |error: crate::sql::SqlError| FeedError::Interrupted(error.to_string());
@@ -125,7 +105,7 @@ impl PostgresFeed {
                 "the server is now {kind}, and was PostgreSQL; start this host anew"
             )));
         }
-        let opening = Self::start(client, task, config, settings, after);
+        let opening = Self::start(client, task, config, settings, counters, after);
         match timeout(config.request_timeout, opening).await {
             Ok(feed) => feed,
             Err(_) => Err(interrupted(config.silent())),
@@ -137,6 +117,7 @@ impl PostgresFeed {
         task: ConnectionTask,
         config: &SqlConfig,
         settings: PostgresFeedSettings,
+        counters: Arc<FeedCounters>,
         after: Option<Position>,
     ) -> Result<PostgresFeed, FeedError> {
         let failed = |error| FeedError::Interrupted(config.statement_error(&error).to_string());
@@ -154,6 +135,7 @@ impl PostgresFeed {
             _task: task,
             config: config.clone(),
             settings,
+            counters,
             statements,
             identity,
             table,
@@ -169,24 +151,25 @@ impl PostgresFeed {
             stream: None,
             batch: Vec::new(),
             batch_bytes: 0,
+            total: None,
+            scanned: None,
             unresolved: true,
         };
         let (as_of, now) = feed.look().await?;
-        match after {
+        let mark = match after {
             None => {
                 let newest = feed.client.query_one(NEWEST, &[&now.end]).await;
                 let newest = newest.and_then(|row| row.try_get::<_, Option<i64>>(0));
                 feed.newest = newest.map_err(failed)?.unwrap_or(0);
                 feed.seen = now;
                 feed.as_of = as_of;
-                feed.stage = Stage::Scan {
-                    below: ABOVE_ALL_KEYS.to_vec(),
-                    keys: 0,
-                };
+                Some(Mark::new(feed.position(), as_of))
             }
             Some(position) => {
-                let lost = |why: String| FeedError::PositionLost(format!("{position}: {why}"));
-                let seen = Snapshot::decode(&position.0, &feed.identity).map_err(lost)?;
+                let mark = Mark::decode(&position);
+                let start = mark.as_ref().map_or(&position.0, |mark| &mark.start);
+                let lost = |why: String| FeedError::PositionLost(format!("{start}: {why}"));
+                let seen = Snapshot::decode(start, &feed.identity).map_err(lost)?;
                 if seen.end > now.end {
                     return Err(lost(format!(
                         "the log is only at {}; it was restored from an older copy",
@@ -195,9 +178,23 @@ impl PostgresFeed {
                 }
                 feed.newest = seen.end - 1;
                 feed.seen = seen;
+                feed.as_of = mark.as_ref().map_or(0, |mark| mark.as_of_micros);
+                mark
             }
+        };
+        if let Some(mark) = mark {
+            feed.total = feed.estimate().await;
+            feed.stage = Stage::Scan { mark, page: 0 };
         }
         Ok(feed)
+    }
+
+    /// How many keys there are, if that is to be had for nothing.
+    async fn estimate(&self) -> Option<u64> {
+        // Progress is told without it, so it is no reason to stop.
+        let found = self.client.query_opt(KEYS, &[&self.table]).await;
+        let keys: Option<i64> = found.ok()??.try_get(0).ok()?;
+        u64::try_from(keys?).ok()
     }
 
     /// Up to when everything is seen by a snapshot, and that snapshot.
@@ -254,12 +251,11 @@ impl PostgresFeed {
             return Ok(());
         };
         match &mut self.stage {
-            Stage::Scan { below, keys } => {
+            Stage::Scan { mark, page } => {
                 let key: Result<&[u8], _> = row.try_get(0);
-                *below = key
-                    .map_err(|error| FeedError::Interrupted(error.to_string()))?
-                    .to_vec();
-                *keys += 1;
+                let key = key.map_err(|error| FeedError::Interrupted(error.to_string()))?;
+                mark.pass(1, key);
+                *page += 1;
             }
             Stage::Range(range) => {
                 range.found = true;
@@ -275,8 +271,17 @@ impl PostgresFeed {
                 self.batch.push(row);
                 self.unresolved = true;
             }
-            // Somebody else has written it; a feed that stops would help nobody.
-            Err(why) => tracing::error!(why, "a row of the log is skipped"),
+            // Somebody else has written it.
+            Err(why) => {
+                if let Some(skipped) = self.counters.skipped.count() {
+                    tracing::error!(
+                        why,
+                        skipped,
+                        "a row of the log is left out; the key that it was for may be stale in \
+                         this region's cache"
+                    );
+                }
+            }
         }
         Ok(())
     }
@@ -284,8 +289,8 @@ impl PostgresFeed {
     /// The statement of this stage has given all its rows.
     fn ended(&mut self) {
         let then = match &mut self.stage {
-            Stage::Scan { keys, .. } if *keys >= SCAN_KEYS => {
-                *keys = 0;
+            Stage::Scan { page, .. } if *page >= SCAN_KEYS => {
+                *page = 0;
                 return;
             }
             Stage::Scan { .. } => Stage::Look,
@@ -323,16 +328,23 @@ impl PostgresFeed {
     fn flush(&mut self) -> Option<Event> {
         self.batch_bytes = 0;
         let rows = std::mem::take(&mut self.batch);
+        if let Stage::Scan { mark, .. } = &self.stage {
+            self.scanned = Some(mark.scanned(self.total));
+        }
         (!rows.is_empty()).then_some(Event::Rows(rows))
+    }
+
+    /// See `snapshot.rs`: nothing above what is known to be on disk.
+    fn position(&self) -> String {
+        let position = self.seen.before(self.newest.saturating_add(1));
+        position.encode(&self.identity)
     }
 
     fn resolved(&mut self) -> Event {
         self.heartbeat = Instant::now() + self.settings.resolved_every;
         self.unresolved = false;
-        // See `snapshot.rs`: nothing above what is known to be on disk.
-        let position = self.seen.before(self.newest.saturating_add(1));
         Event::Resolved {
-            position: Position(position.encode(&self.identity)),
+            position: Position(self.position()),
             as_of_micros: self.as_of,
         }
     }
@@ -340,8 +352,12 @@ impl PostgresFeed {
     /// Goes on with no statement under way; gives an event when one is due.
     async fn step(&mut self) -> Result<Option<Event>, FeedError> {
         match &self.stage {
-            Stage::Scan { below, .. } => {
-                let parameters: [&(dyn ToSql + Sync); 2] = [below, &SCAN_KEYS];
+            Stage::Scan { mark, .. } => {
+                let below = match mark.last.is_empty() {
+                    true => ABOVE_ALL_KEYS,
+                    false => &mark.last,
+                };
+                let parameters: [&(dyn ToSql + Sync); 2] = [&below, &SCAN_KEYS];
                 self.stream = Some(self.stream(&self.statements.scan, &parameters).await?);
             }
             Stage::Range(range) => {
@@ -393,37 +409,6 @@ impl Range {
     }
 }
 
-impl Statements {
-    async fn prepare(client: &Client) -> Result<Statements, tokio_postgres::Error> {
-        // One seek per key, past all its older versions: the newest row of the next
-        // key is the first one below, in this order.
-        let scan = format!(
-            "WITH RECURSIVE newest AS (
-                (SELECT {COLUMNS} FROM kv_log WHERE key < $1
-                    ORDER BY key DESC, version DESC LIMIT 1)
-                UNION ALL
-                SELECT next.* FROM newest CROSS JOIN LATERAL (
-                    SELECT {COLUMNS} FROM kv_log WHERE key < newest.key
-                    ORDER BY key DESC, version DESC LIMIT 1
-                ) AS next
-            ) SELECT * FROM newest LIMIT $2"
-        );
-        // `$1`: transactions by name; `$2` to `$3`: all of these, but not `$4`.
-        let range = format!(
-            "SELECT {COLUMNS}, xid FROM kv_log WHERE xid = ANY ($1::int8[])
-             UNION ALL
-             SELECT {COLUMNS}, xid FROM kv_log
-             WHERE xid >= $2 AND xid < $3 AND xid <> ALL ($4::int8[])"
-        );
-        Ok(Statements {
-            holders: client.prepare(HOLDERS).await?,
-            snapshot: client.prepare(SNAPSHOT).await?,
-            scan: client.prepare(&scan).await?,
-            range: client.prepare(&range).await?,
-        })
-    }
-}
-
 #[async_trait]
 impl Feed for PostgresFeed {
     async fn next(&mut self) -> Result<Event, FeedError> {
@@ -432,6 +417,11 @@ impl Feed for PostgresFeed {
                 || self.batch_bytes >= self.settings.batch_bytes;
             if full && let Some(rows) = self.flush() {
                 return Ok(rows);
+            }
+            if self.batch.is_empty()
+                && let Some(scanned) = self.scanned.take()
+            {
+                return Ok(scanned);
             }
             if self.stream.is_some() {
                 self.take().await?;

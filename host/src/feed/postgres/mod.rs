@@ -11,20 +11,31 @@
 //! the newest row of each, and follows from that snapshot. Rows that are committed
 //! meanwhile come twice; none is left out.
 //!
+//! Each page of the walk sees more than that snapshot, and so does one that goes on
+//! after an interruption. That is enough: a row that the snapshot saw is seen by every
+//! page, so its key is given in this version or a newer one, and a row that it did not
+//! see follows. No snapshot has to be kept open for it, and none could outlive the
+//! connection.
+//!
 //! - `snapshot.rs`: snapshots and positions (pure)
 //! - `horizon.rs`: up to which time the log is complete (pure)
+//! - `statements.rs`: what is asked
 //! - `follow.rs`: the feed itself
 
 mod follow;
 mod horizon;
 mod snapshot;
+mod statements;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Feed, FeedError, FeedSource, Position};
+use super::counters::FeedCounters;
+use super::{Feed, FeedCounts, FeedError, FeedSource, Position};
 use crate::sql::SqlConfig;
+use follow::PostgresFeed;
 
 /// Bounds of a feed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,19 +54,29 @@ pub struct PostgresFeedSettings {
 pub struct PostgresFeedSource {
     config: SqlConfig,
     settings: PostgresFeedSettings,
+    counters: Arc<FeedCounters>,
 }
 
 impl PostgresFeedSource {
     /// Feeds of this database, whose tables the log has made.
     pub fn new(config: SqlConfig, settings: PostgresFeedSettings) -> PostgresFeedSource {
-        PostgresFeedSource { config, settings }
+        PostgresFeedSource {
+            config,
+            settings,
+            counters: Arc::default(),
+        }
     }
 }
 
 #[async_trait]
 impl FeedSource for PostgresFeedSource {
     async fn open(&self, after: Option<Position>) -> Result<Box<dyn Feed>, FeedError> {
-        let feed = follow::PostgresFeed::open(&self.config, self.settings, after).await?;
+        let counters = Arc::clone(&self.counters);
+        let feed = PostgresFeed::open(&self.config, self.settings, counters, after).await?;
         Ok(Box::new(feed))
+    }
+
+    fn counts(&self) -> FeedCounts {
+        self.counters.counts()
     }
 }

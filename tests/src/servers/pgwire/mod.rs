@@ -108,6 +108,8 @@ pub struct Script {
     pub moment: String,
     /// What a scan reads: in the order of keys, each key once.
     pub snapshot: Vec<Stored>,
+    /// How many keys its statistics say there are, if it has any.
+    pub keys: Option<i64>,
     /// Statements that are refused: part of the text, SQLSTATE, message.
     pub refusals: Vec<(String, String, String)>,
     /// Answers to simple queries: part of the text, and rows. Others have none.
@@ -127,6 +129,7 @@ impl Default for Script {
             binary_keys: false,
             moment: "1795431443000000000.0000000000".into(),
             snapshot: Vec::new(),
+            keys: None,
             refusals: Vec::new(),
             answers: Vec::new(),
             draining: false,

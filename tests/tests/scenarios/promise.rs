@@ -1,14 +1,14 @@
 //! The three scenarios of the original: a write, an update and a delete, each
 //! in another region, are seen in all of them.
 
-#![allow(clippy::unwrap_used)] // In a test a panic is the report.
-
 use std::sync::Arc;
 
-use tidepool_tests::{REGIONS, Server};
+use tidepool_tests::REGIONS;
+
+use crate::{Three, three};
 
 /// Asserts that every region answers a key with this value, from its cache.
-async fn everywhere(server: &Server, key: &str, value: &str, version: i64) {
+async fn everywhere(server: &Three, key: &str, value: &str, version: i64) {
     server.all_caught_up(version).await;
     for region in REGIONS {
         let get = server.region(region).get(&format!("/kv/{key}"));
@@ -24,7 +24,7 @@ async fn everywhere(server: &Server, key: &str, value: &str, version: i64) {
 }
 
 /// Asserts that every region knows that a key was deleted, from its cache.
-async fn nowhere(server: &Server, key: &str, version: i64) {
+async fn nowhere(server: &Three, key: &str, version: i64) {
     server.all_caught_up(version).await;
     for region in REGIONS {
         let get = server.region(region).get(&format!("/kv/{key}"));
@@ -36,14 +36,14 @@ async fn nowhere(server: &Server, key: &str, version: i64) {
 
 #[tokio::test]
 async fn a_write_in_us_east_1_is_readable_in_all_regions() {
-    let server = Server::start().await;
+    let server = three().await;
     let version = server.region("us-east-1").write("greeting", "hello").await;
     everywhere(&server, "greeting", "hello", version).await;
 }
 
 #[tokio::test]
 async fn an_update_in_us_west_1_is_seen_everywhere() {
-    let server = Server::start().await;
+    let server = three().await;
     let first = server.region("us-east-1").write("greeting", "hello").await;
     everywhere(&server, "greeting", "hello", first).await;
     let second = server.region("us-west-1").write("greeting", "howdy").await;
@@ -53,7 +53,7 @@ async fn an_update_in_us_west_1_is_seen_everywhere() {
 
 #[tokio::test]
 async fn a_delete_in_eu_west_1_is_seen_everywhere() {
-    let server = Server::start().await;
+    let server = three().await;
     let first = server.region("us-east-1").write("greeting", "hello").await;
     everywhere(&server, "greeting", "hello", first).await;
     let second = server.region("eu-west-1").remove("greeting").await;
@@ -67,7 +67,7 @@ async fn a_delete_in_eu_west_1_is_seen_everywhere() {
 
 #[tokio::test]
 async fn what_one_region_wrote_another_reads_at_once_when_it_asks_for_that_version() {
-    let server = Server::start().await;
+    let server = three().await;
     for n in 0..20 {
         let value = n.to_string();
         let version = server.region("us-east-1").write("counter", &value).await;
@@ -84,7 +84,7 @@ async fn what_one_region_wrote_another_reads_at_once_when_it_asks_for_that_versi
 async fn caught_up_holds_for_each_of_many_that_write_at_once() {
     const WRITERS: usize = 24;
     const TIMES: usize = 20;
-    let server = Arc::new(Server::start().await);
+    let server = Arc::new(three().await);
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..WRITERS {
         let server = Arc::clone(&server);
