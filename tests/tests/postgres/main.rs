@@ -6,6 +6,7 @@
 
 mod crash;
 mod follow;
+mod ids;
 mod setup;
 mod writes;
 

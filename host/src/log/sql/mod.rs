@@ -4,10 +4,12 @@
 //! - `migrate.rs`: the tables, and bringing a server to them
 //! - `statements.rs`: the SQL, for both dialects (pure)
 //! - `queue.rs`: which appends go together (pure)
+//! - `arrays.rs`: a batch as the parameters of its statement (pure)
 //! - `link.rs`: one connection that writes: a batch, its errors, its lost answers
 //! - `lane.rs`: a loop from the queue to a link, some of them beside each other
 //! - `rows.rs`: rows of `kv_log`, decoded (pure)
 
+mod arrays;
 mod lane;
 mod link;
 pub(crate) mod migrate;
