@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tidepool::cache::redis::RedisCache;
 use tidepool::cache::{Cache, Decision, Lookup};
-use tidepool::clock::{SystemClock, SystemEntropy};
+use tidepool::clock::SystemEntropy;
 use tidepool::config::{self, Database, Secret};
 use tidepool::feed::postgres::{PostgresFeedSettings, PostgresFeedSource};
 use tidepool::hydrate::{Decide, Hydrator, HydratorSettings, HydratorStatus, ScanProgress};
