@@ -21,7 +21,7 @@ use super::documents::{
     Deployed, DeployedSlot, HandlerList, HandlerRevision, RevisionState, RolledBack,
     RolledBackSlot, Timings,
 };
-use super::region::{Region, RegionReport};
+use super::region::{Readiness, Region, RegionReport};
 use super::respond::{self, Answer, Kind, Problem};
 use crate::config::{Secret, Settings};
 use crate::handlers::load::{Digest, LoadError};
@@ -156,32 +156,13 @@ impl Inner {
     }
 
     fn readyz(&self) -> Answer {
-        let waiting: Vec<&Region> = self
-            .regions
-            .iter()
-            .map(|region| &**region)
-            .filter(|region| !region.ready())
-            .collect();
-        let status = if waiting.is_empty() {
+        let readiness = Readiness::of(&self.regions);
+        let status = if readiness.ready {
             StatusCode::OK
         } else {
             StatusCode::SERVICE_UNAVAILABLE
         };
-        let names: Vec<&str> = waiting.iter().map(|region| &*region.name).collect();
-        // By name, and only those that scan: a first fill can take minutes.
-        let scans = waiting.iter().filter_map(|region| {
-            let scan = region.status.scan()?;
-            Some((region.name.to_string(), serde_json::json!(scan)))
-        });
-        let scans: serde_json::Map<String, serde_json::Value> = scans.collect();
-        respond::json(
-            status,
-            &serde_json::json!({
-                "ready": waiting.is_empty(),
-                "waiting_for": names,
-                "scans": scans,
-            }),
-        )
+        respond::json(status, &readiness)
     }
 
     /// Answers once the region has applied everything that was committed up to

@@ -1,5 +1,6 @@
 //! What the planes know of a region.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,37 @@ pub struct RegionReport {
     pub cache: CacheStats,
 }
 
+/// Whether regions are ready, as JSON.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Readiness {
+    /// Whether all are.
+    pub ready: bool,
+    /// Those that are not.
+    pub waiting_for: Vec<String>,
+    /// How far those of them are whose cache is being filled by a scan of the log.
+    pub scans: BTreeMap<String, ScanProgress>,
+}
+
+impl Readiness {
+    /// That of these regions now.
+    pub fn of(regions: &[Arc<Region>]) -> Readiness {
+        let waiting = regions.iter().filter(|region| !region.ready());
+        let mut found = Readiness {
+            ready: true,
+            waiting_for: Vec::new(),
+            scans: BTreeMap::new(),
+        };
+        for region in waiting {
+            found.ready = false;
+            found.waiting_for.push(region.name.to_string());
+            if let Some(scan) = region.status.scan() {
+                found.scans.insert(region.name.to_string(), scan);
+            }
+        }
+        found
+    }
+}
+
 impl Region {
     /// Whether it has caught up with the log within its bound.
     pub fn ready(&self) -> bool {
@@ -81,5 +113,66 @@ impl Region {
             last_error: self.status.last_error(),
             cache: self.backends.cache.stats(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
+    use crate::clock::{ManualClock, SeededEntropy};
+    use crate::feed::Position;
+    use crate::hydrate::Progress;
+    use crate::log::sqlite::{SqliteDatabase, SqliteLog, SqliteSettings};
+
+    fn region(name: &str, folder: &std::path::Path) -> Arc<Region> {
+        let clock = Arc::new(ManualClock::at(1_000_000));
+        let database = SqliteDatabase::open(folder, clock.clone(), SqliteSettings::default());
+        let entropy = Arc::new(SeededEntropy::new(1));
+        let settings = MemoryCacheSettings::default();
+        Arc::new(Region {
+            index: 0,
+            name: name.into(),
+            address: ([127, 0, 0, 1], 1).into(),
+            backends: Arc::new(Backends {
+                log: Arc::new(SqliteLog::new(database.unwrap())),
+                cache: Arc::new(MemoryCache::new(settings, clock.clone(), entropy)),
+                clock,
+                max_value_bytes: 1,
+            }),
+            status: Arc::default(),
+            max_lag: Duration::from_secs(1),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_region_that_scans_says_how_far_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["done", "idle", "scans"];
+        let regions = names.map(|name| region(name, &folder.path().join(name)));
+        let (done, scans) = (&regions[0].status, &regions[2].status);
+        done.resolved(Progress {
+            position: Position("1".into()),
+            as_of_micros: 1_000_000,
+        });
+        scans.scanned(100, Some(1000));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        scans.scanned(400, Some(1000));
+        let scan = json!({
+            "rows": 400, "total": 1000, "rows_per_second": 150, "seconds_left": 4,
+        });
+        assert_eq!(
+            serde_json::to_value(Readiness::of(&regions)).unwrap(),
+            json!({
+                "ready": false,
+                "waiting_for": ["idle", "scans"],
+                "scans": {"scans": scan},
+            })
+        );
+        assert_eq!(json!(regions[2].report())["scan"], scan);
+        assert_eq!(json!(regions[0].report())["scan"], json!(null));
+        assert!(Readiness::of(&regions[..1]).ready);
     }
 }

@@ -104,13 +104,13 @@ impl HydratorStatus {
         self.last_error.lock().clone()
     }
 
-    pub(super) fn resolved(&self, progress: Progress) {
+    pub(crate) fn resolved(&self, progress: Progress) {
         self.progress.send_replace(Some(progress));
         self.no_scan();
     }
 
     /// A scan is so far. Gives what to log when a line is due.
-    pub(super) fn scanned(&self, rows: u64, total: Option<u64>) -> Option<ScanProgress> {
+    pub(crate) fn scanned(&self, rows: u64, total: Option<u64>) -> Option<ScanProgress> {
         let now = Instant::now();
         match &mut *self.scan.lock() {
             Some(scan) => scan.at(now, rows, total),

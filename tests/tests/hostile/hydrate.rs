@@ -1,7 +1,7 @@
 //! Hydrate components that misbehave: the region evicts what nobody decides
 //! about, and stays right.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tidepool_tests::{Server, Setup, built};
 
 use crate::Good;
@@ -119,4 +119,7 @@ async fn a_hydrate_that_keeps_nothing_only_costs_hits() {
     let bad = report(&server, "bad").await;
     assert_eq!(bad["rows_evicted_by_fallback"], 0);
     assert_eq!(bad["last_error"], Value::Null);
+    // The scan is over, and nothing strange was met.
+    assert_eq!(bad["scan"], Value::Null);
+    assert_eq!(bad["feed"], json!({"skipped": 0, "removed": 0, "late": 0}));
 }

@@ -184,11 +184,13 @@ async fn a_row_that_cannot_be_read_stops_nobody() {
     let log = open(&url).await.unwrap();
     let row = "INSERT INTO kv_log (key, version, \"timestamp\", deleted, write_id)
         VALUES ('\\xff00', 1, 1, true, 1)";
-    let mut following = feed(&url).open(None).await.unwrap();
+    let source = feed(&url);
+    let mut following = source.open(None).await.unwrap();
     server.admin("damaged", row).await;
     write(&log, "k").await;
     until(&mut *following, "k").await;
-    let mut scanning = feed(&url).open(None).await.unwrap();
+    assert_eq!(source.counts().skipped, 1);
+    let mut scanning = source.open(None).await.unwrap();
     until(&mut *scanning, "k").await;
 }
 
