@@ -186,6 +186,9 @@ async fn a_row_that_cannot_be_read_stops_nobody() {
         VALUES ('\\xff00', 1, 1, true, 1)";
     let source = feed(&url);
     let mut following = source.open(None).await.unwrap();
+    // So that the scan is over and does not pass it over.
+    write(&log, "first").await;
+    until(&mut *following, "first").await;
     server.admin("damaged", row).await;
     write(&log, "k").await;
     until(&mut *following, "k").await;
