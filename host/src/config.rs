@@ -141,8 +141,8 @@ settings! {
         /// PostgreSQL 15 or CockroachDB v22.1, or newer, as
         /// `postgresql://user:password@host1:26257,host2:26257/name?sslmode=verify-full`
         /// with libpq's parameters `sslmode`, `sslrootcert`, `sslcert`, `sslkey`
-        /// and others; the hosts are tried in their order. The embedded log is
-        /// used when it is not set. Never printed.
+        /// and others; the hosts are tried in their order. `tidepool serve`
+        /// needs it, `tidepool dev` has a log of its own. Never printed.
         url: Option<Secret> = None,
         /// Connections that reads share; 1 to 64. Writes and feeds have their
         /// own.
@@ -187,8 +187,8 @@ settings! {
         /// Where it is: `redis://user:password@host:6379/0`, `rediss://...` for
         /// TLS, or `redis-sentinel://user:password@host:26379,host:26379/name`
         /// (`rediss-sentinel://...`); characters with a meaning of their own are
-        /// percent-encoded. Caches are in memory when it is not set. Never
-        /// printed.
+        /// percent-encoded. `tidepool serve` needs it, `tidepool dev` keeps its
+        /// caches in memory. Never printed.
         url: Option<Secret> = None,
         /// A PEM file with the authorities to trust, in place of the system's.
         ca_file: Option<PathBuf> = None,

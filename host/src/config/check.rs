@@ -246,7 +246,7 @@ fn check_redis(redis: &Redis, tombstone_ttl: Duration) -> Checked {
         .is_some_and(|url| url.expose().is_empty())
     {
         let advice =
-            "write a URL such as redis://host:6379, or leave it out to keep caches in memory";
+            "write a URL such as redis://host:6379";
         return Err(invalid("redis.url", "(hidden)", advice));
     }
     let prefix = &redis.key_prefix;
