@@ -245,8 +245,7 @@ fn check_redis(redis: &Redis, tombstone_ttl: Duration) -> Checked {
         .as_ref()
         .is_some_and(|url| url.expose().is_empty())
     {
-        let advice =
-            "write a URL such as redis://host:6379";
+        let advice = "write a URL such as redis://host:6379";
         return Err(invalid("redis.url", "(hidden)", advice));
     }
     let prefix = &redis.key_prefix;
