@@ -167,7 +167,13 @@ impl RedisCache {
                 }
                 Ok(None) if Instant::now() >= deadline => return Ok(Lookup::Miss(None)),
                 Ok(None) => {}
-                Err(LinkError::NoMemory) => return Ok(Lookup::Miss(None)),
+                // No room for a lease says nothing about the entry.
+                Err(LinkError::NoMemory) => {
+                    return Ok(match self.look(get, at_least).await? {
+                        Seen::Found(state) => Lookup::Found(state),
+                        Seen::Other | Seen::Leased | Seen::Nothing => Lookup::Miss(None),
+                    });
+                }
                 Err(error) => return Err(error.into()),
             }
             loop {
