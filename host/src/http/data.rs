@@ -21,7 +21,7 @@ use crate::handlers::answer::{Answer, AnswerBody};
 use crate::handlers::error::CallError;
 use crate::handlers::registry::Registry;
 use crate::handlers::revision::Revision;
-use crate::model::{Condition, Consistency, Operation, Tags, Version};
+use crate::model::{Condition, Consistency, Operation, State, Tags, Version};
 use crate::wit_host::bindings::tidepool::kv::types::{self as wit, CacheStatus, Failure};
 use crate::wit_host::context::{Cached, Incoming};
 
@@ -62,7 +62,22 @@ impl DataPlane {
         let inner = Arc::clone(&self.0);
         let (parts, body) = request.into_parts();
         match route::parse(&parts.method, &parts.uri, &parts.headers) {
-            Ok(Route::Kv(kv)) if kv.operation == Operation::Get => Box::pin(inner.read(kv, parts)),
+            Ok(Route::Kv(kv)) if kv.operation == Operation::Get => {
+                let mut incoming = Box::new(Incoming {
+                    key: kv.key.clone(),
+                    parts,
+                    body: Bytes::new(),
+                    cached: Cached::Missing,
+                });
+                // A hit in process memory needs no waiting, and a smaller future.
+                match inner.at_hand(&kv) {
+                    Some(state) => {
+                        incoming.cached = Cached::Found(state);
+                        Box::pin(inner.read(kv, incoming))
+                    }
+                    None => Box::pin(inner.look_and_read(kv, incoming)),
+                }
+            }
             Ok(Route::Kv(kv)) => Box::pin(inner.write(kv, parts, body)),
             Ok(Route::Healthz) => ready(respond::json(
                 StatusCode::OK,
@@ -116,21 +131,36 @@ impl Inner {
         })
     }
 
-    /// GET and HEAD. The cache is asked before the component is called, so that
-    /// no instance waits for it.
-    async fn read(self: Arc<Self>, kv: KvRequest, parts: Parts) -> respond::Answer {
-        let cached = self.cached(&kv).await;
-        let (head, down) = (kv.head, matches!(cached, Cached::Down));
-        let incoming = Box::new(Incoming {
-            key: kv.key.clone(),
-            parts,
-            body: Bytes::new(),
-            cached,
-        });
-        let mut answer = self.call(kv, incoming).await;
+    /// GET and HEAD that have to wait for the cache. It is asked before the
+    /// component is called, so that no instance waits for it.
+    async fn look_and_read(
+        self: Arc<Self>,
+        kv: KvRequest,
+        mut incoming: Box<Incoming>,
+    ) -> respond::Answer {
+        let mut down = false;
+        if let Some(at_least) = freshness(&kv) {
+            match self.region.backends.cache.peek(&kv.key, at_least).await {
+                Ok(Some(state)) => incoming.cached = Cached::Found(state),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "the cache is away; the log answers");
+                    incoming.cached = Cached::Down;
+                    down = true;
+                }
+            }
+        }
+        let mut answer = self.read(kv, incoming).await;
         if down && let Some(status) = answer.headers_mut().get_mut(X_CACHE) {
             *status = HeaderValue::from_static("DOWN");
         }
+        answer
+    }
+
+    /// GET and HEAD, with what the cache has.
+    async fn read(self: Arc<Self>, kv: KvRequest, incoming: Box<Incoming>) -> respond::Answer {
+        let head = kv.head;
+        let answer = self.call(kv, incoming).await;
         if head {
             respond::without_body(answer)
         } else {
@@ -138,25 +168,10 @@ impl Inner {
         }
     }
 
-    /// What the cache has, as fresh as the request asks.
-    async fn cached(&self, kv: &KvRequest) -> Cached {
-        let at_least = match kv.consistency {
-            Consistency::Cached => None,
-            Consistency::AtLeast(version) => Some(version),
-            Consistency::Log => return Cached::Missing,
-        };
+    /// What the cache has at hand, as fresh as the request asks.
+    fn at_hand(&self, kv: &KvRequest) -> Option<State> {
         let cache = &self.region.backends.cache;
-        if let Some(state) = cache.lookup_now(kv.key.as_str(), at_least) {
-            return Cached::Found(state);
-        }
-        match cache.peek(&kv.key, at_least).await {
-            Ok(Some(state)) => Cached::Found(state),
-            Ok(None) => Cached::Missing,
-            Err(error) => {
-                tracing::debug!(%error, "the cache is away; the log answers");
-                Cached::Down
-            }
-        }
+        cache.lookup_now(kv.key.as_str(), freshness(kv)?)
     }
 
     async fn call(&self, kv: KvRequest, incoming: Box<Incoming>) -> respond::Answer {
@@ -177,6 +192,16 @@ pub fn max_body_bytes(max_value_bytes: usize) -> usize {
     max_value_bytes
         .saturating_mul(2)
         .saturating_add(ENVELOPE_SLACK_BYTES)
+}
+
+/// The version that a cached answer must have at least, if any; `None`: the
+/// request is for the log.
+fn freshness(kv: &KvRequest) -> Option<Option<Version>> {
+    match kv.consistency {
+        Consistency::Cached => Some(None),
+        Consistency::AtLeast(version) => Some(Some(version)),
+        Consistency::Log => None,
+    }
 }
 
 /// A routed request as components see it.
