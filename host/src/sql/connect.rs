@@ -157,24 +157,36 @@ async fn drive<S: TlsStream + Unpin>(
 /// First and longest wait before another try to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
+/// Tries to connect that whoever waits for a whole request's time sees, at least.
+const TRIES_IN_A_REQUEST: u32 = 4;
+
 /// Waits that double, each with a random half, so that many that lost a server do
 /// not come back at once.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     next: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Backoff {
-        Backoff { next: BACKOFF.0 }
-    }
+    longest: Duration,
 }
 
 impl Backoff {
+    /// Waits for a server on which a request may take `request_timeout`: short
+    /// enough that one that waits that long does not miss that the server is back.
+    pub fn new(request_timeout: Duration) -> Backoff {
+        Backoff {
+            next: BACKOFF.0,
+            longest: (request_timeout / TRIES_IN_A_REQUEST).clamp(BACKOFF.0, BACKOFF.1),
+        }
+    }
+
+    /// After a success.
+    pub fn reset(&mut self) {
+        self.next = BACKOFF.0;
+    }
+
     /// The next wait: 25 ms at first, 5 s at most.
     fn next_wait(&mut self) -> Duration {
         let whole = self.next;
-        self.next = whole.saturating_mul(2).min(BACKOFF.1);
+        self.next = whole.saturating_mul(2).min(self.longest);
         whole / 2 + (whole / 2).mul_f64(rand::random::<f64>())
     }
 
@@ -190,12 +202,20 @@ mod tests {
 
     #[test]
     fn waits_grow_to_a_bound_and_are_not_all_alike() {
-        let mut backoff = Backoff::default();
-        let waits: Vec<Duration> = (0..50).map(|_| backoff.next_wait()).collect();
-        assert!(waits[0] <= BACKOFF.0 && waits[0] >= BACKOFF.0 / 2);
-        assert!(waits.iter().all(|wait| *wait <= BACKOFF.1));
-        let late = &waits[20..];
-        assert!(late.iter().all(|wait| *wait >= BACKOFF.1 / 2));
-        assert!(late.iter().any(|wait| *wait != late[0]));
+        for (request, longest) in [
+            (Duration::from_millis(1), BACKOFF.0),
+            (Duration::from_secs(1), Duration::from_millis(250)),
+            (Duration::from_secs(60), BACKOFF.1),
+        ] {
+            let mut backoff = Backoff::new(request);
+            let waits: Vec<Duration> = (0..50).map(|_| backoff.next_wait()).collect();
+            assert!(waits[0] <= BACKOFF.0 && waits[0] >= BACKOFF.0 / 2);
+            assert!(waits.iter().all(|wait| *wait <= longest));
+            let late = &waits[20..];
+            assert!(late.iter().all(|wait| *wait >= longest / 2));
+            assert!(late.iter().any(|wait| *wait != late[0]));
+            backoff.reset();
+            assert!(backoff.next_wait() <= BACKOFF.0);
+        }
     }
 }

@@ -132,11 +132,11 @@ async fn keep_connected<P: Send + Sync + 'static>(
     prepare: Prepare<P>,
     publish: watch::Sender<Link<P>>,
 ) {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(config.request_timeout);
     loop {
         match connected(&config, &prepare).await {
             Ok((session, task)) => {
-                backoff = Backoff::default();
+                backoff.reset();
                 publish.send_replace(Link::Up(Arc::new(session)));
                 task.closed().await;
                 publish.send_replace(Link::Down(None));

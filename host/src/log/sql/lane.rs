@@ -99,7 +99,7 @@ const RETRIES: u32 = 10;
 
 /// Works until it is dropped.
 pub(super) async fn run(shared: Arc<Shared>, config: SqlConfig) {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(config.request_timeout);
     loop {
         let mut link = match Link::connect(&config).await {
             Ok(link) => link,
@@ -111,7 +111,7 @@ pub(super) async fn run(shared: Arc<Shared>, config: SqlConfig) {
             }
         };
         *shared.down.lock() = None;
-        backoff = Backoff::default();
+        backoff.reset();
         while link.is_up() {
             let batch = tokio::select! {
                 batch = shared.take() => batch,

@@ -291,7 +291,7 @@ impl Link {
         last: &mut String,
     ) -> (Link, Vec<Found>) {
         let why = last.clone();
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(config.request_timeout);
         loop {
             let error = match Link::connect(config).await {
                 Ok(next) => match next.look_up_after(self, batch, &why).await {

@@ -261,7 +261,7 @@ impl Migrator<'_> {
     }
 
     async fn repeat(&self, statement: &str) -> Result<(), MigrateError> {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(self.config.request_timeout);
         for _ in 1..TRIES {
             match self.client.batch_execute(statement).await {
                 Ok(()) => return Ok(()),
