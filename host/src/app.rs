@@ -14,6 +14,9 @@ use crate::cache::redis::{RedisCache, RedisCacheError, RedisCacheSettings, inspe
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::Settings;
 use crate::defaults;
+use crate::deployments::Ledger;
+use crate::deployments::sql::SqlLedger;
+use crate::deployments::sqlite::SqliteLedger;
 use crate::doctor;
 use crate::feed::FeedSource;
 use crate::feed::cockroach::{CockroachFeedSettings, CockroachFeedSource};
@@ -21,8 +24,7 @@ use crate::feed::postgres::{PostgresFeedSettings, PostgresFeedSource};
 use crate::feed::sqlite::{SqliteFeedSettings, SqliteFeedSource};
 use crate::handlers::engine::{EngineError, ServingEngine};
 use crate::handlers::load::{LoadError, Loader};
-use crate::handlers::registry::{DeployError, Registry};
-use crate::handlers::store::DeploymentStore;
+use crate::handlers::registry::{OpenError as RegistryError, Registry, RegistryParts};
 use crate::http::admin::AdminPlane;
 use crate::http::data::DataPlane;
 use crate::http::region::Region;
@@ -55,7 +57,7 @@ pub enum AppError {
     Load(#[from] LoadError),
     /// The deployed handlers.
     #[error(transparent)]
-    Deploy(#[from] DeployError),
+    Deploy(#[from] RegistryError),
     /// The URL of the database.
     #[error(transparent)]
     DatabaseUrl(#[from] UrlError),
@@ -91,7 +93,8 @@ pub struct App {
     pub registry: Arc<Registry>,
     /// What stands behind each region, in the order of `regions`.
     pub backends: Vec<Arc<Backends>>,
-    database: Arc<SqliteDatabase>,
+    /// The embedded one, if the log is in it.
+    database: Option<Arc<SqliteDatabase>>,
     stop_serving: watch::Sender<bool>,
     stop_following: watch::Sender<bool>,
     serving: JoinSet<()>,
@@ -142,7 +145,18 @@ impl App {
                 max_value_bytes: settings.http.max_value_bytes,
             }),
         });
-        App::run(settings, admin, database, parts.collect(), clock, entropy).await
+        let ledger = Arc::new(SqliteLedger::new(Arc::clone(&database)));
+        let regions = parts.collect();
+        App::run(
+            settings,
+            admin,
+            Some(database),
+            ledger,
+            regions,
+            clock,
+            entropy,
+        )
+        .await
     }
 
     /// Reads the settings of [`App::serve`] to their end: the URLs, and the files
@@ -170,8 +184,6 @@ impl App {
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let admin = Server::bind(settings.admin.listen)?;
         let server = Server::bind(settings.listen)?;
-        let deployments =
-            SqliteDatabase::open(&settings.data, Arc::clone(&clock), log_settings(settings))?;
         // What needs a change of a setting is said before the log is opened, and so
         // before tables are made for a host that does not start.
         let cache = RedisCache::new(redis.clone(), Arc::clone(&clock), Arc::clone(&entropy))?;
@@ -181,6 +193,7 @@ impl App {
             Err(error) => Some(error),
         };
         let log = SqlLog::open(sql.clone(), &settings.log, Arc::clone(&entropy)).await?;
+        let ledger = Arc::new(SqlLedger::new(sql.clone(), log.server()));
         let (feed, patience): (Arc<dyn FeedSource>, _) = match log.server() {
             ServerKind::Postgres { .. } => {
                 let bounds = postgres_feed_settings(settings);
@@ -213,19 +226,20 @@ impl App {
                 max_value_bytes: settings.http.max_value_bytes,
             }),
         };
-        App::run(settings, admin, deployments, vec![parts], clock, entropy).await
+        App::run(settings, admin, None, ledger, vec![parts], clock, entropy).await
     }
 
     /// Runs regions whose addresses are bound and whose backends are open.
     async fn run(
         settings: &Settings,
         admin: Server,
-        database: Arc<SqliteDatabase>,
+        database: Option<Arc<SqliteDatabase>>,
+        ledger: Arc<dyn Ledger>,
         parts: Vec<Parts>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<App, AppError> {
-        let registry = open_registry(settings, &parts, &database, clock, &entropy).await?;
+        let registry = open_registry(settings, &parts, ledger, clock, &entropy).await?;
         let (stop_serving, stop_rx) = watch::channel(false);
         let (stop_following, follow_rx) = watch::channel(false);
         let mut app = App {
@@ -239,6 +253,8 @@ impl App {
             serving: JoinSet::new(),
             following: Vec::new(),
         };
+        let following = Arc::clone(&registry).follow(follow_rx.clone());
+        app.following.push(tokio::spawn(following));
         let limits = server_limits(settings);
         let mut regions = Vec::new();
         for (index, part) in parts.into_iter().enumerate() {
@@ -333,14 +349,16 @@ impl App {
             // One that panicked has said so in the log already.
             let _ = task.await;
         }
-        self.database.close().await;
+        if let Some(database) = self.database {
+            database.close().await;
+        }
     }
 }
 
 async fn open_registry(
     settings: &Settings,
     parts: &[Parts],
-    database: &Arc<SqliteDatabase>,
+    ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Arc<Registry>, AppError> {
@@ -351,19 +369,18 @@ async fn open_registry(
     let instances = u32::try_from(instances).unwrap_or(u32::MAX);
     let engine = ServingEngine::new(settings.limits.clone(), instances)?;
     let loader = Loader::new(engine, handlers.max_component_bytes)?;
-    let store = DeploymentStore::new(Arc::clone(database), handlers.keep_revisions);
-    let registry = Registry::open(
-        parts
+    let registry = Registry::open(RegistryParts {
+        regions: parts
             .iter()
             .map(|part| (Arc::clone(&part.name), Arc::clone(&part.backends)))
             .collect(),
-        defaults::HANDLERS,
+        defaults: defaults::HANDLERS,
         loader,
-        store,
-        handlers.clone(),
+        ledger,
+        settings: handlers.clone(),
         clock,
-        Arc::clone(entropy),
-    );
+        entropy: Arc::clone(entropy),
+    });
     Ok(Arc::new(registry.await?))
 }
 

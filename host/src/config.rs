@@ -271,8 +271,20 @@ settings! {
         /// the memory that it has grown to.
         idle_instances: usize = 64,
         /// Revisions kept, for each region and operation; at least 2, so that
-        /// there is one to roll back to.
+        /// there is one to roll back to. The same on all hosts of a database.
         keep_revisions: usize = 100,
+        /// How long a new revision is compared with the one that it replaces, and
+        /// taken back when it does worse; 0 s: never.
+        #[serde(with = "duration")]
+        trial: Duration = Duration::from_secs(600),
+        /// Calls within 10 s before a revision on trial is judged; 1 to 1000000.
+        take_back_calls: u32 = 20,
+        /// It is taken back when its share of failed calls (traps, passed limits,
+        /// answers with 500) is this many percent larger; 1 to 100.
+        take_back_percent: u32 = 10,
+        /// Or when nine of ten calls are not within this many times what they were
+        /// within before, and not within 16 ms; 0: however slow it is.
+        take_back_latency: u32 = 8,
     }
 }
 

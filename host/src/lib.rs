@@ -18,9 +18,10 @@
 //!   `hydrate` component decides about the batch, the worker applies it to the
 //!   region's [`cache`] in one step and then saves the position.
 //! - Deploy: [`cli`] or [`watch`] sends a component to [`http::admin`],
-//!   [`handlers::registry`] has it checked, compiled and called once
-//!   ([`handlers::load`]), records it ([`handlers::store`]) and swaps it in;
-//!   the old revision drops itself after its last request.
+//!   [`handlers::rollout`] has it checked, compiled and called once
+//!   ([`handlers::load`]) and appends it to the ledger ([`deployments`]), which
+//!   every host follows: [`handlers::registry`] swaps it in; the old revision
+//!   drops itself after its last request.
 //!
 //! # Layout
 //!
@@ -28,7 +29,7 @@
 //! [`config`] is what can be set, [`app`] turns it into running regions and is
 //! the only place that names backends. [`model`] and [`clock`] are the words,
 //! time and chance that all share. Imports point one way: `http` and `hydrate`
-//! to `handlers`, to `wit_host`, to `cache` and `log`.
+//! to `handlers`, to `wit_host` and `deployments`, to `cache` and `log`.
 
 pub mod app;
 pub mod cache;
@@ -36,6 +37,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod defaults;
+pub mod deployments;
 pub mod doctor;
 pub mod feed;
 pub mod handlers;

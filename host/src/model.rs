@@ -259,6 +259,8 @@ impl fmt::Display for Operation {
 pub enum RevisionState {
     /// New requests go to it.
     Active,
+    /// A share of the keys goes to it.
+    Canary,
     /// It finishes the requests that it has.
     Draining,
     /// It does nothing, and can be rolled back to.
@@ -270,6 +272,7 @@ impl RevisionState {
     pub fn name(self) -> &'static str {
         match self {
             RevisionState::Active => "active",
+            RevisionState::Canary => "canary",
             RevisionState::Draining => "draining",
             RevisionState::Retired => "retired",
         }

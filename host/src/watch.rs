@@ -12,7 +12,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::deployments::Share;
 use crate::handlers::registry::Registry;
+use crate::handlers::rollout::{Actor, Upload};
 use crate::model::Operation;
 
 /// How often the folder is looked at. A file is deployed when two looks agree.
@@ -79,10 +81,19 @@ async fn deploy(file: &Watched, registry: &Registry) {
             return;
         }
     };
-    match registry
-        .deploy(file.operation, None, bytes, None, "watch")
-        .await
-    {
+    let upload = Upload {
+        operation: file.operation,
+        regions: None,
+        component: bytes,
+        announced: None,
+        share: Share::ALL,
+        note: String::new(),
+    };
+    let by = Actor {
+        name: "watch".to_owned(),
+        source: file.path.display().to_string(),
+    };
+    match registry.deploy(upload, &by).await {
         Ok(deployed) if deployed.slots.iter().all(|slot| slot.unchanged) => {
             tracing::info!(%path, digest = %deployed.digest, "already serving this component");
         }

@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 use super::client::{Call, ClientArgs, DEPLOY_TIMEOUT, ask};
 use super::{CliError, operation, output};
 use crate::config::MAX_COMPONENT_BYTES_CEILING;
-use crate::http::documents::Deployed;
+use crate::deployments::Share;
+use crate::http::documents::{Deployed, DeployedSlot};
 use crate::model::Operation;
 
 /// Replace the component of an operation while it serves.
@@ -23,9 +24,17 @@ pub(super) struct Args {
     operation: Operation,
     /// The component, a .wasm file
     file: PathBuf,
-    /// Only in this region; all regions when left out
-    #[arg(long, value_name = "NAME")]
-    region: Option<String>,
+    /// Only in these regions; all when left out
+    #[arg(
+        long = "region",
+        alias = "regions",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    regions: Vec<String>,
+    /// Only for this share of the keys, for example 5%, until `tidepool promote`
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    canary: Option<Share>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -40,7 +49,10 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         path: format!(
             "/v1/handlers/{}{}",
             args.operation,
-            query(&[("region", args.region.clone())])
+            query(&[
+                ("region", list(&args.regions)),
+                ("canary", args.canary.map(|share| share.to_string())),
+            ])
         ),
         headers: vec![
             (CONTENT_TYPE, HeaderValue::from_static("application/wasm")),
@@ -74,31 +86,59 @@ fn read(file: &Path) -> Result<Vec<u8>, CliError> {
 }
 
 fn show(deployed: &Deployed) -> String {
-    let rows: Vec<_> = deployed
-        .slots
-        .iter()
-        .map(|slot| {
-            let unchanged = if slot.unchanged {
-                " (ran it already)"
-            } else {
-                ""
-            };
-            vec![
-                format!("  {}", output::one_line(&slot.region)),
-                format!("revision {}", slot.revision),
-                format!("{}{unchanged}", slot.state.name()),
-            ]
-        })
-        .collect();
-    format!(
+    let mut text = format!(
         "{}: {} ({}), compiled in {:.0} ms, live after {:.0} ms\n{}",
         output::one_line(&deployed.operation),
         output::digest(&deployed.digest),
         output::size(deployed.size),
         deployed.timings.compile_ms,
         deployed.timings.total_ms,
-        output::table(&rows)
-    )
+        output::table(
+            &deployed
+                .slots
+                .iter()
+                .map(|slot| row(slot))
+                .collect::<Vec<_>>()
+        )
+    );
+    problems(&mut text, &deployed.problems);
+    text
+}
+
+/// A slot as a row: what it runs, and when its hosts did.
+pub(super) fn row(slot: &DeployedSlot) -> Vec<String> {
+    let share = slot.share.as_deref().map(output::one_line);
+    let state = match share {
+        Some(share) => format!("{} {share}", slot.state.name()),
+        None => slot.state.name().to_owned(),
+    };
+    let live = match (slot.unchanged, slot.live_ms) {
+        (true, _) => "(ran it already)".to_owned(),
+        (false, Some(live)) => format!("after {live:.0} ms"),
+        (false, None) => "no host has said so yet".to_owned(),
+    };
+    vec![
+        format!("  {}", output::one_line(&slot.region)),
+        format!("revision {}", slot.revision),
+        format!("{state} {live}"),
+    ]
+}
+
+/// What hosts cannot do.
+pub(super) fn problems(text: &mut String, problems: &[String]) {
+    for problem in problems {
+        text.push_str(&format!("\nproblem: {}", output::one_line(problem)));
+    }
+}
+
+/// Reads a share of the keys.
+pub(super) fn share(text: &str) -> Result<Share, String> {
+    Share::parse(text).ok_or_else(|| "a share is 0.01% to 100%".to_owned())
+}
+
+/// The value of a parameter that is a list; none for an empty one.
+pub(super) fn list(parts: &[String]) -> Option<String> {
+    (!parts.is_empty()).then(|| parts.join(","))
 }
 
 /// A query of those parameters that have a value; empty when none has.
@@ -132,7 +172,7 @@ pub(super) fn actor() -> (HeaderName, HeaderValue) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::documents::{DeployedSlot, RevisionState, Timings};
+    use crate::http::documents::{RevisionState, Timings};
 
     #[test]
     fn a_query_has_what_is_given() {
@@ -154,7 +194,9 @@ mod tests {
             region: region.to_owned(),
             revision: 2,
             state: RevisionState::Active,
+            share: None,
             unchanged,
+            live_ms: Some(19.6),
         };
         let text = show(&Deployed {
             operation: "get".to_owned(),
@@ -166,10 +208,11 @@ mod tests {
                 ..Timings::default()
             },
             slots: vec![slot("us-east-1", false), slot("eu", true)],
+            problems: vec!["eu is old".to_owned()],
         });
         assert_eq!(
             text,
-            "get: 0123456789ab (2.0 KiB), compiled in 12 ms, live after 21 ms\n  us-east-1  revision 2  active\n  eu         revision 2  active (ran it already)"
+            "get: 0123456789ab (2.0 KiB), compiled in 12 ms, live after 21 ms\n  us-east-1  revision 2  active after 20 ms\n  eu         revision 2  active (ran it already)\nproblem: eu is old"
         );
     }
 }

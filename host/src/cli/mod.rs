@@ -5,6 +5,8 @@
 //! done, 1 it was refused or failed, 2 the command line is wrong, 3 the admin
 //! plane cannot be reached or did not answer.
 
+mod abort;
+mod audit;
 mod client;
 mod config;
 mod deploy;
@@ -12,6 +14,7 @@ mod dev;
 mod doctor;
 mod handlers;
 mod output;
+mod promote;
 mod rollback;
 mod running;
 mod serve;
@@ -38,12 +41,15 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Abort(abort::Args),
+    Audit(audit::Args),
     Dev(dev::Args),
     Serve(serve::Args),
     Config(config::Args),
     Deploy(deploy::Args),
     Doctor(doctor::Args),
     Handlers(handlers::Args),
+    Promote(promote::Args),
     Rollback(rollback::Args),
 }
 
@@ -78,12 +84,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return explain(&error),
     };
     let done = match cli.command {
+        Command::Abort(args) => abort::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Dev(args) => dev::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Config(args) => config::run(args),
         Command::Deploy(args) => deploy::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Handlers(args) => handlers::run(&args),
+        Command::Promote(args) => promote::run(&args),
         Command::Rollback(args) => rollback::run(&args),
     };
     match done {

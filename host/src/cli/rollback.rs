@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::client::{ANSWER_TIMEOUT, Call, ClientArgs, ask};
-use super::deploy::{actor, query};
+use super::deploy::{actor, list, problems, query, row};
 use super::{CliError, operation, output};
 use crate::http::documents::RolledBack;
 use crate::model::Operation;
@@ -14,9 +14,14 @@ pub(super) struct Args {
     /// The operation: get, put, delete or hydrate
     #[arg(value_parser = operation)]
     operation: Operation,
-    /// Only in this region; all regions when left out
-    #[arg(long, value_name = "NAME")]
-    region: Option<String>,
+    /// Only in these regions; all when left out
+    #[arg(
+        long = "region",
+        alias = "regions",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    regions: Vec<String>,
     /// The revision to return to; the one before when left out
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
     to: Option<u64>,
@@ -26,7 +31,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let query = query(&[
-        ("region", args.region.clone()),
+        ("region", list(&args.regions)),
         ("to", args.to.map(|to| to.to_string())),
     ]);
     let call = Call {
@@ -40,20 +45,21 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
 }
 
 fn show(rolled_back: &RolledBack) -> String {
-    let rows: Vec<_> = rolled_back
-        .slots
-        .iter()
-        .map(|slot| {
-            vec![
-                format!("  {}", output::one_line(&slot.region)),
-                format!("revision {} -> {}", slot.from, slot.revision),
-                slot.state.name().to_owned(),
-            ]
-        })
-        .collect();
-    format!(
-        "{}: rolled back\n{}",
-        output::one_line(&rolled_back.operation),
-        output::table(&rows)
-    )
+    changed(rolled_back, "rolled back")
+}
+
+/// What a change without a component has come to.
+pub(super) fn changed(change: &RolledBack, done: &str) -> String {
+    let rows = change.slots.iter().map(|slot| {
+        let mut cells = row(&slot.slot);
+        if let Some(revision) = cells.get_mut(1) {
+            *revision = format!("revision {} -> {}", slot.from, slot.slot.revision);
+        }
+        cells
+    });
+    let rows: Vec<_> = rows.collect();
+    let operation = output::one_line(&change.operation);
+    let mut text = format!("{operation}: {done}\n{}", output::table(&rows));
+    problems(&mut text, &change.problems);
+    text
 }

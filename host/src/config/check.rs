@@ -307,7 +307,25 @@ fn check_handlers(handlers: &Handlers) -> Checked {
         ));
     }
     count("handlers.idle_instances", handlers.idle_instances, 0)?;
-    count("handlers.keep_revisions", handlers.keep_revisions, 2)
+    count("handlers.keep_revisions", handlers.keep_revisions, 2)?;
+    // 0: off.
+    if !handlers.trial.is_zero() {
+        time("handlers.trial", handlers.trial)?;
+    }
+    count(
+        "handlers.take_back_calls",
+        handlers.take_back_calls as usize,
+        1,
+    )?;
+    if !(1..=100).contains(&handlers.take_back_percent) {
+        let percent = handlers.take_back_percent;
+        return Err(invalid(
+            "handlers.take_back_percent",
+            percent,
+            "use 1 to 100",
+        ));
+    }
+    Ok(())
 }
 
 fn check_limits(limits: &Limits, max_value: usize) -> Checked {

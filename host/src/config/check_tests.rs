@@ -140,6 +140,18 @@ fn counts_and_times_have_both_ends() {
         refused(|s| s.handlers.keep_revisions = 1).key,
         "handlers.keep_revisions"
     );
+    accepted(|s| s.handlers.trial = Duration::ZERO);
+    assert_eq!(
+        refused(|s| s.handlers.take_back_calls = 0).key,
+        "handlers.take_back_calls"
+    );
+    for percent in [0, 101] {
+        assert_eq!(
+            refused(|s| s.handlers.take_back_percent = percent).key,
+            "handlers.take_back_percent"
+        );
+    }
+    accepted(|s| s.handlers.take_back_percent = 100);
     accepted(|s| s.handlers.instance_uses = 1);
     assert_eq!(
         refused(|s| s.handlers.instance_uses = 0).key,

@@ -3,58 +3,23 @@
 //! is shared by every slot that runs it.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant as Stopwatch};
 
 use parking_lot::Mutex;
-use sha2::{Digest as _, Sha256};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre, Linker};
 
 use super::engine::ServingEngine;
 use super::error::CallError;
 use super::selftest;
+use crate::deployments::Digest;
 use crate::model::Operation;
 use crate::wit_host::context::Context;
 use crate::wit_host::worlds;
 
 /// Components kept ready though no slot may run them.
 const RECENT: usize = 8;
-
-/// The SHA-256 of a component's bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest([u8; 32]);
-
-impl Digest {
-    /// The digest of `bytes`.
-    pub fn of(bytes: &[u8]) -> Digest {
-        Digest(Sha256::digest(bytes).into())
-    }
-
-    /// From its 32 bytes.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Digest> {
-        bytes.try_into().ok().map(Digest)
-    }
-
-    /// Its 32 bytes.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// Why bytes do not become a component that the operation can use.
 #[derive(Debug, thiserror::Error)]
@@ -193,6 +158,13 @@ impl Loader {
         &self.engine
     }
 
+    /// A component that is loaded for an operation.
+    pub fn loaded(&self, operation: Operation, digest: Digest) -> Option<Arc<Loaded>> {
+        let loaded = self.loaded.lock().get(&(digest, operation))?.upgrade()?;
+        self.keep(&loaded);
+        Some(loaded)
+    }
+
     /// Loads a component for an operation, or finds it loaded.
     ///
     /// # Errors
@@ -206,13 +178,7 @@ impl Loader {
         check_kind(&bytes, self.max_bytes)?;
         let digest = Digest::of(&bytes);
         let _one_at_a_time = self.compiling.lock().await;
-        if let Some(loaded) = self
-            .loaded
-            .lock()
-            .get(&(digest, operation))
-            .and_then(Weak::upgrade)
-        {
-            self.keep(&loaded);
+        if let Some(loaded) = self.loaded(operation, digest) {
             return Ok((loaded, Timings::default()));
         }
         let mut timings = Timings::default();

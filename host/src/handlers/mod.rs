@@ -1,20 +1,23 @@
 //! Handlers: from a component's bytes to an answer.
 //!
-//! The walk of a deployment: [`registry`] takes the bytes, [`load`] checks and
-//! compiles them ([`engine`]) and calls them once ([`selftest`]), [`store`]
-//! records the revision, the registry swaps the table. The walk of a request:
-//! the registry gives the slot's [`revision`], that takes an [`instance`]
-//! through the slot's door ([`slot`]), and the component's answer is checked
-//! ([`answer`]).
+//! The walk of a deployment: [`rollout`] takes the bytes, [`load`] checks and
+//! compiles them ([`engine`]), calls them once ([`selftest`]), and the ledger
+//! keeps the event (`deployments`). [`registry`] reads the ledger, on this host
+//! and on every other, and swaps the [`table`]. The walk of a request: the table
+//! gives the slot's [`revision`], that takes an [`instance`] through the slot's
+//! door ([`slot`]), the component's answer is checked ([`answer`]) and counted
+//! ([`health`]): a revision that does worse than the one before is taken back.
 
 pub mod answer;
 pub mod engine;
 pub mod error;
+pub mod health;
 pub mod instance;
 pub mod load;
 mod pool;
 pub mod registry;
 pub mod revision;
+pub mod rollout;
 pub mod selftest;
 pub mod slot;
-pub mod store;
+pub mod table;

@@ -1,116 +1,82 @@
-//! The handler table: which revision each slot runs, and how that changes.
+//! Makes true in this process what the ledger says: reads it, loads what is new,
+//! and swaps the table. It also takes a revision back that does badly: here at
+//! once, and everywhere by saying so in the ledger.
 //!
-//! The table is one value behind one atomic pointer. A request takes the
-//! revision that it finds and keeps it; a deployment builds the next table and
-//! puts it in place in one step, for as many regions as it names. Deployments
-//! go one after another.
+//! A revision that cannot be loaded here (this host may be older than its world)
+//! leaves the slot with what it runs; the host says why.
 
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant as Stopwatch};
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, watch};
 
-use super::load::{Digest, LoadError, Loaded, Loader, Timings};
-use super::revision::{Revision, RevisionInfo};
+use super::load::{LoadError, Loaded, Loader};
+use super::revision::{Revision, RevisionInfo, Trial, Verdict, ticks};
 use super::slot::Slot;
-use super::store::{DeploymentStore, NewRevision, StoreError, StoredRevision};
+use super::table::{Canary, Running, Table, index};
 use crate::clock::{Clock, Entropy};
 use crate::config::Handlers;
+use crate::deployments::{
+    AppendError, Component, Digest, Entry, Event, HostReport, Ledger, LedgerError, NewEntry,
+    Recorded, Share, State,
+};
 use crate::model::{Operation, RevisionState};
 use crate::wit_host::context::Backends;
-
-/// Who deployed the handlers that come with the host.
-pub const BUILT_IN: &str = "built-in";
 
 /// Old revisions that are watched while they drain, per slot.
 const MAX_DRAINING: usize = 64;
 
+/// How often a host says that it is there. Several times in
+/// [`ALIVE`](crate::deployments::ledger::ALIVE).
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether other hosts have done what was asked, unless
+/// they are heard before.
+const LOOK_AT_HOSTS: Duration = Duration::from_millis(100);
+
+/// Who does what a host does by itself.
+pub(super) const HOST: &str = "host";
+
 /// The handlers inside the binary, in the order of [`Operation::ALL`].
 pub type Defaults = [&'static [u8]; Operation::ALL.len()];
 
-/// Why a deployment or a rollback did not happen. Nothing has changed then.
+/// Why the registry cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum DeployError {
-    /// No such region here.
-    #[error("there is no region {name:?}; there are {}", known.join(", "))]
-    UnknownRegion {
-        /// As asked for.
-        name: String,
-        /// Those that there are.
-        known: Vec<String>,
-    },
-    /// The bytes are not those that were announced.
-    #[error("the digest sent is {announced}, but the bytes received are {received}; upload again")]
-    DigestMismatch {
-        /// By the client.
-        announced: Digest,
-        /// By the host.
-        received: Digest,
-    },
-    /// The component cannot be used.
+pub enum OpenError {
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A handler that comes with the host: a defect of the host.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The record refuses.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// There is nothing to go back to.
-    #[error(
-        "`{operation}` in {region} has no revision {wanted}; `tidepool handlers --all` lists them"
-    )]
-    NoSuchRevision {
-        /// The region.
-        region: Arc<str>,
-        /// The operation.
-        operation: Operation,
-        /// As asked for.
-        wanted: String,
-    },
-}
-
-/// What a deployment or rollback did in one region.
-#[derive(Clone, Debug)]
-pub struct Swapped {
-    /// The region.
-    pub region: Arc<str>,
-    /// The revision that was active before.
-    pub from: u64,
-    /// The revision that is active now.
-    pub revision: u64,
-    /// It was active already.
-    pub unchanged: bool,
-}
-
-/// What a deployment did.
-#[derive(Clone, Debug)]
-pub struct Deployed {
-    /// Digest of the component.
-    pub digest: Digest,
-    /// Its length.
-    pub size: usize,
-    /// How long the steps took.
-    pub timings: Timings,
-    /// From the bytes being here to being live everywhere asked.
-    pub total: Duration,
-    /// Region by region.
-    pub slots: Vec<Swapped>,
 }
 
 /// A revision, for operators.
 #[derive(Clone, Debug)]
 pub struct Listed {
+    /// The region.
+    pub region: String,
+    /// The operation.
+    pub operation: Operation,
     /// As recorded.
-    pub stored: StoredRevision,
+    pub recorded: Recorded,
+    /// Digest of what it runs.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
     /// What it does now.
     pub state: RevisionState,
+    /// The keys that it gets, as a canary.
+    pub share: Option<Share>,
     /// Calls and failures since this process began, if it has run here.
     pub counts: Option<(u64, u64)>,
-}
-
-struct Table {
-    /// By region, then by operation.
-    revisions: Vec<Arc<Revision>>,
+    /// Why this host does not run it though it should.
+    pub problem: Option<String>,
 }
 
 /// See the head of this file.
@@ -118,128 +84,224 @@ pub struct Registry {
     regions: Vec<Arc<str>>,
     /// Of each region, in the same order.
     backends: Vec<Arc<Backends>>,
-    table: ArcSwap<Table>,
+    pub(super) table: Table,
     slots: Vec<Arc<Slot>>,
-    loader: Loader,
-    store: DeploymentStore,
+    defaults: Defaults,
+    pub(super) loader: Loader,
+    pub(super) ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
-    entropy: Arc<dyn Entropy>,
-    deploying: tokio::sync::Mutex<()>,
+    pub(super) entropy: Arc<dyn Entropy>,
+    settings: Handlers,
+    /// What the ledger says, as far as it was read.
+    pub(super) known: tokio::sync::Mutex<State>,
+    /// Why a slot does not run what it should, by slot.
+    problems: Mutex<BTreeMap<usize, String>>,
+    /// Verdicts that the ledger does not have yet.
+    condemned: Mutex<Vec<Verdict>>,
+    judged: mpsc::UnboundedSender<Verdict>,
+    verdicts: Mutex<Option<mpsc::UnboundedReceiver<Verdict>>>,
     draining: Mutex<Vec<Weak<Revision>>>,
+    /// The ledger, or a host, has moved.
+    moved: Notify,
+    host: String,
+}
+
+/// What a registry is made of.
+pub struct RegistryParts {
+    /// The regions of this host, and what stands behind each.
+    pub regions: Vec<(Arc<str>, Arc<Backends>)>,
+    /// The handlers that come with it.
+    pub defaults: Defaults,
+    /// Loads components.
+    pub loader: Loader,
+    /// What is deployed.
+    pub ledger: Arc<dyn Ledger>,
+    /// Bounds.
+    pub settings: Handlers,
+    /// The time of failures.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub entropy: Arc<dyn Entropy>,
 }
 
 impl Registry {
-    /// Brings back what was deployed; slots that have nothing get the built-in
-    /// handlers. A recorded component that can no longer be loaded is replaced
-    /// by the built-in one, loudly.
+    /// Reads the ledger, has regions join that are new, and loads what their slots
+    /// run. What cannot be loaded is replaced by the handler that comes with the
+    /// host, loudly.
     ///
     /// # Errors
     ///
-    /// The record cannot be used, or a built-in handler cannot be loaded.
-    pub async fn open(
-        regions: Vec<(Arc<str>, Arc<Backends>)>,
-        defaults: Defaults,
-        loader: Loader,
-        store: DeploymentStore,
-        pool: Handlers,
-        clock: Arc<dyn Clock>,
-        entropy: Arc<dyn Entropy>,
-    ) -> Result<Registry, DeployError> {
+    /// See [`OpenError`].
+    pub async fn open(parts: RegistryParts) -> Result<Registry, OpenError> {
+        let RegistryParts {
+            regions,
+            defaults,
+            loader,
+            ledger,
+            settings,
+            clock,
+            entropy,
+        } = parts;
         let slots: Vec<_> = (0..regions.len() * Operation::ALL.len())
-            .map(|_| Arc::new(Slot::new(pool.clone())))
+            .map(|_| Arc::new(Slot::new(settings.clone())))
             .collect();
         let (regions, backends) = regions.into_iter().unzip();
+        let (judged, verdicts) = mpsc::unbounded_channel();
         let mut registry = Registry {
             regions,
             backends,
-            table: ArcSwap::from_pointee(Table {
-                revisions: Vec::new(),
-            }),
+            table: Table::new(Vec::new()),
             slots,
+            defaults,
             loader,
-            store,
+            ledger,
             clock,
+            host: format!("{:016x}", entropy.next_u64()),
             entropy,
-            deploying: tokio::sync::Mutex::default(),
+            known: tokio::sync::Mutex::new(State::new(settings.keep_revisions)),
+            settings,
+            problems: Mutex::default(),
+            condemned: Mutex::default(),
+            judged,
+            verdicts: Mutex::new(Some(verdicts)),
             draining: Mutex::default(),
+            moved: Notify::new(),
         };
-        let stored = registry.store.list().await?;
-        let mut revisions = Vec::with_capacity(registry.slots.len());
+        registry.join().await?;
+        let mut running = Vec::with_capacity(registry.slots.len());
         for region in 0..registry.regions.len() {
             for operation in Operation::ALL {
-                let built_in = defaults[operation as usize];
-                let name = Arc::clone(&registry.regions[region]);
-                let active = stored
-                    .iter()
-                    .find(|s| s.active && *s.region == *name && s.operation == operation);
-                revisions.push(
-                    registry
-                        .restore(region, operation, active, built_in)
-                        .await?,
-                );
+                running.push(registry.first(region, operation).await?);
             }
         }
-        registry.table = ArcSwap::from_pointee(Table { revisions });
+        registry.table = Table::new(running);
+        let state = registry.known.lock().await;
+        // Canaries, and what could not be loaded.
+        registry.make_true(&state).await;
+        registry.say(&state).await;
+        drop(state);
         Ok(registry)
     }
 
-    async fn restore(
-        &self,
-        region: usize,
-        operation: Operation,
-        active: Option<&StoredRevision>,
-        built_in: &'static [u8],
-    ) -> Result<Arc<Revision>, DeployError> {
-        let built_in = Bytes::from_static(built_in);
-        let mut note = String::new();
-        match active {
-            // A newer binary brings newer built-in handlers.
-            Some(stored)
-                if stored.deployed_by == BUILT_IN && stored.digest != Digest::of(&built_in) => {}
-            Some(stored) => match self.load_stored(stored).await {
-                Ok(loaded) => {
-                    let info = RevisionInfo {
-                        region: Arc::clone(&self.regions[region]),
-                        operation,
-                        number: stored.number,
-                        deployed_at: stored.deployed_at,
-                        deployed_by: stored.deployed_by.clone(),
-                        note: stored.note.clone(),
-                    };
-                    return Ok(self.revision(region, info, loaded));
-                }
-                Err(error) => {
-                    note = format!("revision {} could not be loaded: {error}", stored.number);
-                    tracing::error!(
-                        region = &*self.regions[region], %operation, revision = stored.number, %error,
-                        "a deployed handler cannot be loaded; serving the built-in one instead"
-                    );
-                }
-            },
-            None => {}
+    /// Every region of this host is in the ledger after it.
+    async fn join(&self) -> Result<(), LedgerError> {
+        let mut state = self.known.lock().await;
+        loop {
+            if self.read(&mut state).await?.is_some() {
+                return Ok(());
+            }
+            let missing = self
+                .regions
+                .iter()
+                .find(|region| !state.regions().contains(&***region));
+            let Some(region) = missing else { return Ok(()) };
+            let event = Event::Joined {
+                region: region.to_string(),
+            };
+            match self.ledger.append(state.seq + 1, self.own(event)).await {
+                Ok(()) | Err(AppendError::Taken | AppendError::OutcomeUnknown(_)) => {}
+                Err(AppendError::Unavailable(error)) => return Err(error),
+            }
         }
-        let (loaded, _) = self.loader.load(operation, built_in.clone()).await?;
-        let new = NewRevision {
-            operation,
-            regions: vec![Arc::clone(&self.regions[region])],
-            digest: loaded.digest,
-            component: built_in,
-            at: self.clock.now_micros(),
-            by: BUILT_IN.to_owned(),
-            note,
-        };
-        let numbers = self.store.deploy(new.clone()).await?;
-        let number = numbers.first().copied().unwrap_or(1);
-        Ok(self.revision(
-            region,
-            info(&new, Arc::clone(&self.regions[region]), number),
-            loaded,
-        ))
     }
 
-    async fn load_stored(&self, stored: &StoredRevision) -> Result<Arc<Loaded>, DeployError> {
-        let bytes = self.store.component(stored.digest).await?;
-        Ok(self.loader.load(stored.operation, bytes).await?.0)
+    /// An entry of what this host does by itself.
+    fn own(&self, event: Event) -> NewEntry {
+        NewEntry {
+            id: self.entropy.next_u64().cast_signed(),
+            actor: HOST.to_owned(),
+            source: HOST.to_owned(),
+            event,
+        }
+    }
+
+    /// Reads what the ledger has in addition. Gives why it cannot be understood, if
+    /// so.
+    pub(super) async fn read(&self, state: &mut State) -> Result<Option<String>, LedgerError> {
+        loop {
+            let entries = self.ledger.after(state.seq).await?;
+            if entries.is_empty() {
+                return Ok(None);
+            }
+            for entry in &entries {
+                if let Err(error) = state.apply(entry) {
+                    return Ok(Some(error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// What a slot runs at first.
+    async fn first(&self, region: usize, operation: Operation) -> Result<Running, OpenError> {
+        let state = self.known.lock().await;
+        let slot = state.slot(&self.regions[region], operation);
+        let wanted = slot.and_then(|slot| slot.revision(slot.active));
+        let found = match wanted {
+            Some(wanted) => match self.load(operation, wanted).await {
+                Ok(loaded) => Some((info(&self.regions[region], operation, wanted), loaded)),
+                Err(why) => {
+                    self.problem(index(region, operation), wanted.number, &why);
+                    None
+                }
+            },
+            None => None,
+        };
+        let (info, loaded) = match found {
+            Some(found) => found,
+            None => {
+                let built_in = Bytes::from_static(self.defaults[operation as usize]);
+                let (loaded, _) = self.loader.load(operation, built_in).await?;
+                let info = RevisionInfo {
+                    region: Arc::clone(&self.regions[region]),
+                    operation,
+                    number: 0,
+                    deployed_at: 0,
+                    deployed_by: HOST.to_owned(),
+                };
+                (info, loaded)
+            }
+        };
+        Ok(Running {
+            active: self.revision(region, info, loaded),
+            canary: None,
+            before: None,
+        })
+    }
+
+    async fn load(&self, operation: Operation, wanted: &Recorded) -> Result<Arc<Loaded>, String> {
+        let bytes = match wanted.component {
+            Component::BuiltIn => Bytes::from_static(self.defaults[operation as usize]),
+            Component::Deployed { digest, .. } => {
+                if let Some(loaded) = self.loader.loaded(operation, digest) {
+                    return Ok(loaded);
+                }
+                let bytes = self.ledger.component(digest).await;
+                bytes.map_err(|error| error.to_string())?
+            }
+        };
+        let loaded = self.loader.load(operation, bytes).await;
+        Ok(loaded.map_err(|error| error.to_string())?.0)
+    }
+
+    fn problem(&self, slot: usize, number: u64, why: &str) {
+        let text = format!("revision {number} cannot be loaded on this host: {why}");
+        let before = self.problems.lock().insert(slot, text.clone());
+        // It is tried again and again.
+        if before.as_ref() != Some(&text) {
+            let (region, operation) = self.name(slot);
+            tracing::error!(
+                region, %operation, revision = number, why,
+                "a deployed handler cannot be loaded; the slot keeps what it runs"
+            );
+        }
+    }
+
+    fn name(&self, slot: usize) -> (&str, Operation) {
+        let operations = Operation::ALL.len();
+        (
+            &self.regions[slot / operations],
+            Operation::ALL[slot % operations],
+        )
     }
 
     fn revision(&self, region: usize, info: RevisionInfo, loaded: Arc<Loaded>) -> Arc<Revision> {
@@ -254,232 +316,421 @@ impl Registry {
         ))
     }
 
-    /// The names of the regions, in their order.
+    /// The names of the regions of this host, in their order.
     pub fn regions(&self) -> &[Arc<str>] {
         &self.regions
     }
 
-    /// The revision that a slot runs now. `region` is a position in
+    /// The revision that a slot runs for a key. `region` is a position in
     /// [`Registry::regions`].
+    pub fn pick(&self, region: usize, operation: Operation, key: &str) -> Arc<Revision> {
+        self.table.pick(index(region, operation), key)
+    }
+
+    /// The revision that a slot runs for every key that a canary does not get.
     pub fn current(&self, region: usize, operation: Operation) -> Arc<Revision> {
-        Arc::clone(&self.table.load().revisions[index(region, operation)])
+        self.table.active(index(region, operation))
     }
 
-    /// Deploys a component to one region, or to all.
-    ///
-    /// # Errors
-    ///
-    /// See [`DeployError`].
-    pub async fn deploy(
-        &self,
-        operation: Operation,
-        region: Option<&str>,
-        component: Bytes,
-        announced: Option<Digest>,
-        by: &str,
-    ) -> Result<Deployed, DeployError> {
-        let start = Stopwatch::now();
-        let targets = self.targets(region)?;
-        let received = Digest::of(&component);
-        if let Some(announced) = announced.filter(|a| *a != received) {
-            return Err(DeployError::DigestMismatch {
-                announced,
-                received,
-            });
-        }
-        let _one_at_a_time = self.deploying.lock().await;
-        let size = component.len();
-        let (loaded, timings) = self.loader.load(operation, component.clone()).await?;
-        let changing: Vec<usize> = targets
-            .iter()
-            .copied()
-            .filter(|region| self.current(*region, operation).loaded().digest != received)
-            .collect();
-        let before: Vec<u64> = targets
-            .iter()
-            .map(|r| self.current(*r, operation).info().number)
-            .collect();
-        if !changing.is_empty() {
-            let new = NewRevision {
-                operation,
-                regions: changing
-                    .iter()
-                    .map(|r| Arc::clone(&self.regions[*r]))
-                    .collect(),
-                digest: received,
-                component,
-                at: self.clock.now_micros(),
-                by: by.to_owned(),
-                note: String::new(),
-            };
-            let numbers = self.store.deploy(new.clone()).await?;
-            let next = changing.iter().zip(&numbers).map(|(region, number)| {
-                let info = info(&new, Arc::clone(&self.regions[*region]), *number);
-                (*region, self.revision(*region, info, Arc::clone(&loaded)))
-            });
-            self.swap(operation, next.collect());
-        }
-        let slots = targets
-            .into_iter()
-            .zip(before)
-            .map(|(region, from)| Swapped {
-                region: Arc::clone(&self.regions[region]),
-                from,
-                revision: self.current(region, operation).info().number,
-                unchanged: !changing.contains(&region),
-            });
-        let slots: Vec<_> = slots.collect();
-        Ok(Deployed {
-            digest: received,
-            size,
-            timings,
-            total: start.elapsed(),
-            slots,
-        })
+    /// The canary of a slot and its share, and what it replaces if it does well.
+    pub fn canary(&self, region: usize, operation: Operation) -> Option<Canary> {
+        self.table
+            .all()
+            .swap_remove(index(region, operation))
+            .canary
     }
 
-    /// Goes back to an earlier revision: `to`, or the newest one older than
-    /// the active one. In one region, or in all.
-    ///
-    /// # Errors
-    ///
-    /// See [`DeployError`].
-    pub async fn rollback(
-        &self,
-        operation: Operation,
-        region: Option<&str>,
-        to: Option<u64>,
-        by: &str,
-    ) -> Result<Vec<Swapped>, DeployError> {
-        let targets = self.targets(region)?;
-        let _one_at_a_time = self.deploying.lock().await;
-        let stored = self.store.list().await?;
-        // All are found and loaded before any is swapped.
-        let mut next = Vec::with_capacity(targets.len());
-        let mut swapped = Vec::with_capacity(targets.len());
-        for region in targets {
-            let name = &self.regions[region];
-            let from = self.current(region, operation).info().number;
-            let wanted = stored
-                .iter()
-                .filter(|s| s.operation == operation && *s.region == **name)
-                .find(|s| to.map_or(s.number < from, |to| s.number == to))
-                .ok_or_else(|| DeployError::NoSuchRevision {
-                    region: Arc::clone(name),
-                    operation,
-                    wanted: to.map_or_else(|| format!("before {from}"), |to| to.to_string()),
-                })?;
-            swapped.push(Swapped {
-                region: Arc::clone(name),
-                from,
-                revision: wanted.number,
-                unchanged: wanted.number == from,
-            });
-            if wanted.number == from {
-                continue;
+    /// What ran before the active revision, to ask it for another opinion.
+    pub fn predecessor(&self, region: usize, operation: Operation) -> Option<Arc<Revision>> {
+        let running = self.table.all().swap_remove(index(region, operation));
+        let (info, loaded) = running.before?;
+        Some(self.revision(region, info, loaded))
+    }
+
+    /// The digest of the handler that comes with this host.
+    pub(super) fn built_in(&self, operation: Operation) -> Digest {
+        Digest::of(self.defaults[operation as usize])
+    }
+
+    /// Follows the ledger until `stop` says so or its sender is gone. It may be
+    /// called once.
+    pub async fn follow(self: Arc<Registry>, mut stop: watch::Receiver<bool>) {
+        let Some(mut verdicts) = self.verdicts.lock().take() else {
+            return;
+        };
+        let mut said = Stopwatch::now();
+        let mut stopped = pin!(async move {
+            // What the wait gives is a lock; an end of the sender stops it too.
+            drop(stop.wait_for(|stop| *stop).await);
+        });
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stopped => return,
+                Some(verdict) = verdicts.recv() => self.take_back(verdict).await,
+                () = self.ledger.changed() => self.moved.notify_waiters(),
             }
-            let loaded = self.load_stored(wanted).await?;
-            let info = RevisionInfo {
-                region: Arc::clone(name),
-                operation,
-                number: wanted.number,
-                deployed_at: wanted.deployed_at,
-                deployed_by: wanted.deployed_by.clone(),
-                note: wanted.note.clone(),
-            };
-            next.push((region, self.revision(region, info, loaded)));
+            if let Err(error) = self.catch_up().await {
+                tracing::warn!(%error, "deployments of other hosts are not seen now");
+            } else if said.elapsed() >= SAY_EVERY {
+                said = Stopwatch::now();
+                let state = self.known.lock().await;
+                self.say(&state).await;
+            }
         }
-        let numbers = next
-            .iter()
-            .map(|(_, r)| (Arc::clone(&r.info().region), r.info().number))
-            .collect();
-        self.store.activate(operation, numbers).await?;
-        tracing::info!(%operation, by, "rolling back");
-        self.swap(operation, next);
-        Ok(swapped)
+    }
+
+    /// Reads what is new, and makes it true here.
+    ///
+    /// # Errors
+    ///
+    /// The ledger cannot be read.
+    pub async fn catch_up(&self) -> Result<(), LedgerError> {
+        let mut state = self.known.lock().await;
+        self.settle(&mut state).await
+    }
+
+    /// As [`Registry::catch_up`], for who has the state.
+    pub(super) async fn settle(&self, state: &mut State) -> Result<(), LedgerError> {
+        self.say_verdicts(state).await?;
+        let before = state.seq;
+        if let Some(why) = self.read(state).await? {
+            tracing::error!(why, "what is deployed cannot be read any further");
+        }
+        let unsettled = !self.problems.lock().is_empty();
+        if state.seq != before || unsettled {
+            self.make_true(state).await;
+            self.say(state).await;
+        }
+        Ok(())
+    }
+
+    /// Makes true what was just read, and says so.
+    pub(super) async fn settle_own(&self, state: &mut State) {
+        self.make_true(state).await;
+        self.say(state).await;
+        self.moved.notify_waiters();
+    }
+
+    /// Ends when hosts may have done something.
+    pub(super) async fn hosts_changed(&self) {
+        let moved = self.moved.notified();
+        let _ = tokio::time::timeout(LOOK_AT_HOSTS, moved).await;
+    }
+
+    /// Tells the others how far this host is.
+    async fn say(&self, state: &State) {
+        let report = HostReport {
+            host: self.host.clone(),
+            regions: self
+                .regions
+                .iter()
+                .map(|region| region.to_string())
+                .collect(),
+            applied: state.seq,
+            problems: self.problems.lock().values().cloned().collect(),
+        };
+        if let Err(error) = self.ledger.report(report).await {
+            tracing::debug!(%error, "other hosts do not hear how far this one is");
+        }
+    }
+
+    /// Loads and swaps in what slots should run and do not.
+    async fn make_true(&self, state: &State) {
+        let mut next = self.table.all();
+        let mut old = Vec::new();
+        for slot in 0..next.len() {
+            let (region, operation) = self.name(slot);
+            let Some(wanted) = state.slot(region, operation) else {
+                continue;
+            };
+            let running = next[slot].clone();
+            match self.wanted(slot, wanted, &running).await {
+                Ok(None) => drop(self.problems.lock().remove(&slot)),
+                Ok(Some(then)) => {
+                    self.problems.lock().remove(&slot);
+                    for gone in [Some(running.active), running.canary.map(|it| it.revision)] {
+                        let stays = |it: &Arc<Revision>| {
+                            let canary = then.canary.as_ref().map(|canary| &canary.revision);
+                            Arc::ptr_eq(it, &then.active)
+                                || canary.is_some_and(|canary| Arc::ptr_eq(it, canary))
+                        };
+                        old.extend(gone.filter(|gone| !stays(gone)));
+                    }
+                    next[slot] = then;
+                }
+                Err((number, why)) => self.problem(slot, number, &why),
+            }
+        }
+        self.table.store(next);
+        let mut draining = self.draining.lock();
+        draining.retain(|revision| revision.strong_count() > 0);
+        let room = (MAX_DRAINING * self.slots.len()).saturating_sub(draining.len());
+        draining.extend(old.iter().take(room).map(Arc::downgrade));
+    }
+
+    /// What a slot is to run, if that is something else than it does.
+    async fn wanted(
+        &self,
+        slot: usize,
+        wanted: &crate::deployments::SlotState,
+        running: &Running,
+    ) -> Result<Option<Running>, (u64, String)> {
+        let condemned = |number: u64| {
+            let (region, operation) = self.name(slot);
+            let condemned = self.condemned.lock();
+            condemned.iter().any(|verdict| {
+                *verdict.region == *region
+                    && verdict.operation == operation
+                    && verdict.number == number
+            })
+        };
+        let canary = wanted.canary.filter(|(number, _)| !condemned(*number));
+        let runs = running
+            .canary
+            .as_ref()
+            .map(|it| (it.revision.info().number, it.share));
+        if running.active.info().number == wanted.active && runs == canary
+            || condemned(wanted.active)
+        {
+            return Ok(None);
+        }
+        let active = self.one(slot, wanted, wanted.active, running).await?;
+        let canary = match canary {
+            Some((number, share)) => {
+                let revision = self.one(slot, wanted, number, running).await?;
+                Some(Canary { revision, share })
+            }
+            None => None,
+        };
+        let changed = !Arc::ptr_eq(&active, &running.active);
+        let before = match (changed, wanted.replaced) {
+            (false, _) => running.before.clone(),
+            (true, Some(replaced)) if replaced == running.active.info().number => Some((
+                running.active.info().clone(),
+                Arc::clone(running.active.loaded()),
+            )),
+            (true, _) => None,
+        };
+        if changed {
+            self.swapped(&active);
+            let until = ticks(self.settings.trial);
+            active.try_out(before.as_ref().and_then(|_| self.trial(running, until)));
+        }
+        if let Some(canary) = &canary {
+            if runs.is_none_or(|(number, _)| number != canary.revision.info().number) {
+                self.swapped(&canary.revision);
+            }
+            // For as long as it is one.
+            canary.revision.try_out(self.trial(running, u64::MAX / 2));
+        }
+        Ok(Some(Running {
+            active,
+            canary,
+            before,
+        }))
+    }
+
+    fn trial(&self, running: &Running, ticks: u64) -> Option<Trial> {
+        let trial = Trial {
+            against: Arc::clone(running.active.health()),
+            until: self.loader.engine().now() + ticks,
+            judged: self.judged.clone(),
+            over: AtomicBool::new(false),
+        };
+        (!self.settings.trial.is_zero()).then_some(trial)
+    }
+
+    fn swapped(&self, revision: &Revision) {
+        let info = revision.info();
+        tracing::info!(
+            region = &*info.region, operation = %info.operation, revision = info.number,
+            digest = %revision.loaded().digest, by = info.deployed_by, "now serving"
+        );
+    }
+
+    /// A revision of a slot: as it runs, or made anew.
+    async fn one(
+        &self,
+        slot: usize,
+        state: &crate::deployments::SlotState,
+        number: u64,
+        running: &Running,
+    ) -> Result<Arc<Revision>, (u64, String)> {
+        let canary = running.canary.as_ref().map(|canary| &canary.revision);
+        let mut run = std::iter::once(&running.active).chain(canary);
+        if let Some(revision) = run.find(|revision| revision.info().number == number) {
+            return Ok(Arc::clone(revision));
+        }
+        let (_, operation) = self.name(slot);
+        let region = slot / Operation::ALL.len();
+        let wanted = state.revision(number);
+        let wanted = wanted.ok_or((number, "it is not recorded".to_owned()))?;
+        let loaded = match &running.before {
+            // Without compiling again.
+            Some((info, loaded)) if info.number == number => Ok(Arc::clone(loaded)),
+            _ => self.load(operation, wanted).await,
+        };
+        let loaded = loaded.map_err(|why| (number, why))?;
+        let info = info(&self.regions[region], operation, wanted);
+        Ok(self.revision(region, info, loaded))
+    }
+
+    /// Takes a revision out of its slot here, at once; the ledger is told next.
+    async fn take_back(&self, verdict: Verdict) {
+        let mut next = self.table.all();
+        let region = self.regions.iter().position(|it| *it == verdict.region);
+        let Some(region) = region else { return };
+        let running = &mut next[index(region, verdict.operation)];
+        let is = |revision: &Arc<Revision>| revision.info().number == verdict.number;
+        if running.canary.as_ref().is_some_and(|it| is(&it.revision)) {
+            running.canary = None;
+        } else if is(&running.active)
+            && let Some((info, loaded)) = running.before.take()
+        {
+            running.active = self.revision(region, info, loaded);
+        } else {
+            return;
+        }
+        tracing::error!(
+            region = &*verdict.region, operation = %verdict.operation, revision = verdict.number,
+            reason = verdict.reason, "a handler does worse than the one before, and is taken back"
+        );
+        // Before the table: what runs again must not be swapped out again.
+        self.condemned.lock().push(verdict);
+        self.table.store(next);
+    }
+
+    /// Appends the verdicts that the ledger does not have.
+    async fn say_verdicts(&self, state: &mut State) -> Result<(), LedgerError> {
+        loop {
+            let Some(verdict) = self.condemned.lock().first().cloned() else {
+                return Ok(());
+            };
+            if self.read(state).await?.is_some() {
+                return Ok(());
+            }
+            let slot = state.slot(&verdict.region, verdict.operation);
+            let runs = slot.is_some_and(|slot| {
+                slot.active == verdict.number && slot.replaced.is_some()
+                    || slot
+                        .canary
+                        .is_some_and(|(number, _)| number == verdict.number)
+            });
+            if runs {
+                let event = Event::TakenBack {
+                    operation: verdict.operation,
+                    region: verdict.region.to_string(),
+                    revision: verdict.number,
+                    reason: verdict.reason.clone(),
+                };
+                match self.ledger.append(state.seq + 1, self.own(event)).await {
+                    Ok(()) | Err(AppendError::Taken | AppendError::OutcomeUnknown(_)) => continue,
+                    Err(AppendError::Unavailable(error)) => return Err(error),
+                }
+            }
+            self.make_true(state).await;
+            self.condemned.lock().retain(|other| *other != verdict);
+            self.say(state).await;
+        }
+    }
+
+    /// The last entries of the ledger, newest first; at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// The ledger cannot be read.
+    pub async fn audit(&self, limit: usize) -> Result<Vec<Entry>, LedgerError> {
+        self.catch_up().await?;
+        let last = self.known.lock().await.seq;
+        let mut seq = last.saturating_sub(limit as u64);
+        let mut entries = Vec::new();
+        loop {
+            let page = self.ledger.after(seq).await?;
+            match page.last() {
+                Some(entry) => seq = entry.seq,
+                None => break,
+            }
+            entries.extend(page);
+        }
+        entries.reverse();
+        entries.truncate(limit);
+        Ok(entries)
     }
 
     /// All recorded revisions and what they are doing.
     ///
     /// # Errors
     ///
-    /// The record cannot be read.
-    pub async fn list(&self) -> Result<Vec<Listed>, DeployError> {
-        let stored = self.store.list().await?;
-        let table = self.table.load_full();
-        let draining: Vec<Arc<Revision>> = self
-            .draining
-            .lock()
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect();
-        let running = |stored: &StoredRevision, revision: &Arc<Revision>| {
-            let info = revision.info();
-            *info.region == *stored.region
-                && info.operation == stored.operation
-                && info.number == stored.number
-        };
-        let listed = stored.into_iter().map(|stored| {
-            let active = table.revisions.iter().find(|r| running(&stored, r));
-            let old = draining.iter().find(|r| running(&stored, r));
-            let (state, counts) = match (active, old) {
-                (Some(revision), _) => (RevisionState::Active, Some(revision.counts())),
-                (None, Some(revision)) => (RevisionState::Draining, Some(revision.counts())),
-                (None, None) => (RevisionState::Retired, None),
+    /// The ledger cannot be read.
+    pub async fn list(&self) -> Result<Vec<Listed>, LedgerError> {
+        self.catch_up().await?;
+        let state = self.known.lock().await.clone();
+        let running = self.table.all();
+        let draining = self.draining.lock();
+        let draining: Vec<_> = draining.iter().filter_map(Weak::upgrade).collect();
+        let problems = self.problems.lock().clone();
+        let mut listed = Vec::new();
+        for (region, operation, slot) in state.slots() {
+            let here = self.regions.iter().position(|it| **it == *region);
+            let place = here.map(|region| index(region, operation));
+            let runs: Vec<&Arc<Revision>> = match place.and_then(|place| running.get(place)) {
+                Some(running) => {
+                    let canary = running.canary.as_ref().map(|canary| &canary.revision);
+                    std::iter::once(&running.active).chain(canary).collect()
+                }
+                None => Vec::new(),
             };
-            Listed {
-                stored,
-                state,
-                counts,
+            for recorded in slot.revisions.iter().rev() {
+                let is = |revision: &&Arc<Revision>| {
+                    let info = revision.info();
+                    *info.region == *region
+                        && info.operation == operation
+                        && info.number == recorded.number
+                };
+                let live = runs.iter().copied().find(is);
+                let old = draining.iter().find(is);
+                let share = slot.canary.filter(|(number, _)| *number == recorded.number);
+                let state = if recorded.number == slot.active {
+                    RevisionState::Active
+                } else if share.is_some() {
+                    RevisionState::Canary
+                } else if old.is_some() {
+                    RevisionState::Draining
+                } else {
+                    RevisionState::Retired
+                };
+                let (digest, size) = match recorded.component {
+                    Component::BuiltIn => {
+                        let size = self.defaults[operation as usize].len() as u64;
+                        (self.built_in(operation), size)
+                    }
+                    Component::Deployed { digest, size } => (digest, size),
+                };
+                let problem = place.and_then(|place| problems.get(&place));
+                listed.push(Listed {
+                    region: region.to_owned(),
+                    operation,
+                    recorded: recorded.clone(),
+                    digest,
+                    size,
+                    state,
+                    share: share.map(|(_, share)| share),
+                    counts: live.or(old).map(|revision| revision.counts()),
+                    problem: problem.filter(|_| recorded.number == slot.active).cloned(),
+                });
             }
-        });
-        Ok(listed.collect())
-    }
-
-    fn targets(&self, region: Option<&str>) -> Result<Vec<usize>, DeployError> {
-        match region {
-            None => Ok((0..self.regions.len()).collect()),
-            Some(name) => match self.regions.iter().position(|r| **r == *name) {
-                Some(region) => Ok(vec![region]),
-                None => Err(DeployError::UnknownRegion {
-                    name: name.to_owned(),
-                    known: self.regions.iter().map(|r| r.to_string()).collect(),
-                }),
-            },
         }
-    }
-
-    /// Puts revisions in place, all in one step. Called with `deploying` held.
-    fn swap(&self, operation: Operation, next: Vec<(usize, Arc<Revision>)>) {
-        let mut revisions = self.table.load().revisions.clone();
-        let mut draining = self.draining.lock();
-        draining.retain(|revision| revision.strong_count() > 0);
-        for (region, revision) in next {
-            let info = revision.info();
-            tracing::info!(
-                region = &*info.region, %operation, revision = info.number,
-                digest = %revision.loaded().digest, by = info.deployed_by, "now serving"
-            );
-            let old = std::mem::replace(&mut revisions[index(region, operation)], revision);
-            if draining.len() < MAX_DRAINING * self.slots.len() {
-                draining.push(Arc::downgrade(&old));
-            }
-        }
-        self.table.store(Arc::new(Table { revisions }));
+        Ok(listed)
     }
 }
 
-fn info(new: &NewRevision, region: Arc<str>, number: u64) -> RevisionInfo {
+fn info(region: &Arc<str>, operation: Operation, recorded: &Recorded) -> RevisionInfo {
     RevisionInfo {
-        region,
-        operation: new.operation,
-        number,
-        deployed_at: new.at,
-        deployed_by: new.by.clone(),
-        note: new.note.clone(),
+        region: Arc::clone(region),
+        operation,
+        number: recorded.number,
+        deployed_at: recorded.at,
+        deployed_by: recorded.by.clone(),
     }
-}
-
-fn index(region: usize, operation: Operation) -> usize {
-    region * Operation::ALL.len() + operation as usize
 }

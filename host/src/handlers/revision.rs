@@ -3,11 +3,16 @@
 //! when the last goes after a swap, so does everything here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant as Stopwatch};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::mpsc;
 
 use super::answer::Answer;
-use super::engine::ServingEngine;
+use super::engine::{ServingEngine, TICK};
 use super::error::CallError;
+use super::health::{self, Health};
 use super::instance::Instance;
 use super::load::Loaded;
 use super::pool::Pool;
@@ -22,6 +27,38 @@ use crate::wit_host::wasi::HandlerOutput;
 /// Failures of one revision that are logged in full per second.
 const LOGGED_FAILURES_PER_SECOND: u64 = 5;
 
+/// Of how many calls one is counted in the health of a revision that is not on
+/// trial: enough to compare the next one with.
+const SAMPLE: u64 = 16;
+
+/// Calls on trial after which latencies are looked at once more.
+const JUDGE_EVERY: u64 = 64;
+
+/// That a revision does worse than the one that it replaces.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// The region.
+    pub region: Arc<str>,
+    /// The operation.
+    pub operation: Operation,
+    /// The revision.
+    pub number: u64,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// A revision is compared with the one that it replaces.
+pub struct Trial {
+    /// How that one does.
+    pub against: Arc<Health>,
+    /// The tick of the engine at which it ends.
+    pub until: u64,
+    /// Where the verdict goes.
+    pub judged: mpsc::UnboundedSender<Verdict>,
+    /// There is one.
+    pub over: AtomicBool,
+}
+
 /// What names a revision.
 #[derive(Clone, Debug)]
 pub struct RevisionInfo {
@@ -35,8 +72,6 @@ pub struct RevisionInfo {
     pub deployed_at: i64,
     /// Who deployed it.
     pub deployed_by: String,
-    /// What else there is to say of it; empty mostly.
-    pub note: String,
 }
 
 /// See the head of this file.
@@ -49,6 +84,8 @@ pub struct Revision {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     pool: Pool<Instance>,
+    health: Arc<Health>,
+    trial: ArcSwapOption<Trial>,
     failures: AtomicU64,
     log_second: AtomicI64,
     logged: AtomicU64,
@@ -74,6 +111,8 @@ impl Revision {
             engine,
             clock,
             entropy,
+            health: Arc::default(),
+            trial: ArcSwapOption::empty(),
             failures: AtomicU64::new(0),
             log_second: AtomicI64::new(0),
             logged: AtomicU64::new(0),
@@ -95,6 +134,70 @@ impl Revision {
         (self.pool.uses(), self.failures.load(Ordering::Relaxed))
     }
 
+    /// How it does.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    /// Begins or ends a trial.
+    pub fn try_out(&self, trial: Option<Trial>) {
+        self.trial.store(trial.map(Arc::new));
+    }
+
+    /// Whether and since when a call is counted.
+    fn watch(&self) -> Option<Stopwatch> {
+        let counted = self.trial.load().is_some() || self.pool.uses() % SAMPLE == 0;
+        counted.then(Stopwatch::now)
+    }
+
+    /// Counts a call, and judges.
+    fn watched(&self, since: Stopwatch, bad: bool) {
+        let tick = self.engine.now();
+        let second = seconds(tick);
+        self.health.record(second, bad, since.elapsed());
+        let trial = self.trial.load();
+        let Some(trial) = trial.as_ref() else { return };
+        if !bad && self.pool.uses() % JUDGE_EVERY != 0 {
+            return;
+        }
+        if tick > trial.until {
+            self.trial.store(None);
+            return;
+        }
+        let (new, old) = (self.health.summary(second), trial.against.summary(second));
+        if let Some(reason) = health::judge(new, old, self.slot.settings()) {
+            self.condemn(trial, reason);
+        }
+    }
+
+    /// Whether it is compared with the one that it replaces.
+    pub fn is_on_trial(&self) -> bool {
+        let trial = self.trial.load();
+        trial
+            .as_ref()
+            .is_some_and(|trial| self.engine.now() <= trial.until)
+    }
+
+    /// Ends the trial badly, if there is one.
+    pub fn condemned(&self, reason: &str) {
+        if let Some(trial) = self.trial.load().as_ref() {
+            self.condemn(trial, reason.to_owned());
+        }
+    }
+
+    fn condemn(&self, trial: &Trial, reason: String) {
+        // Whoever is first says it.
+        if !trial.over.swap(true, Ordering::Relaxed) {
+            // Nobody listens any more when the host stops.
+            let _ = trial.judged.send(Verdict {
+                region: Arc::clone(&self.info.region),
+                operation: self.info.operation,
+                number: self.info.number,
+                reason,
+            });
+        }
+    }
+
     /// Answers a request.
     ///
     /// # Errors
@@ -106,9 +209,18 @@ impl Revision {
         incoming: Box<Incoming>,
     ) -> Result<Result<Answer, Failure>, CallError> {
         let _permit = self.slot.enter().await?;
-        let mut instance = self.instance().await?;
-        let result = instance.request(request, incoming).await;
-        self.finish(instance, result)
+        let since = self.watch();
+        let result = match self.instance().await {
+            Ok(mut instance) => {
+                let result = instance.request(request, incoming).await;
+                self.finish(instance, result)
+            }
+            Err(error) => Err(error),
+        };
+        if let Some(since) = since {
+            self.watched(since, is_bad(&result));
+        }
+        result
     }
 
     /// Decides about a batch.
@@ -121,9 +233,18 @@ impl Revision {
         rows: &Arc<[Row]>,
     ) -> Result<Result<Vec<Decision>, Failure>, CallError> {
         let _permit = self.slot.enter().await?;
-        let mut instance = self.instance().await?;
-        let result = instance.decide(rows).await;
-        self.finish(instance, result)
+        let since = self.watch();
+        let result = match self.instance().await {
+            Ok(mut instance) => {
+                let result = instance.decide(rows).await;
+                self.finish(instance, result)
+            }
+            Err(error) => Err(error),
+        };
+        if let Some(since) = since {
+            self.watched(since, !matches!(result, Ok(Ok(_))));
+        }
+        result
     }
 
     async fn instance(&self) -> Result<Instance, CallError> {
@@ -220,6 +341,28 @@ impl Revision {
             );
         }
     }
+}
+
+/// Whether a call failed by the component's fault. 503 and 504 speak of what
+/// stands behind it.
+fn is_bad(result: &Result<Result<Answer, Failure>, CallError>) -> bool {
+    match result {
+        Ok(Ok(answer)) => {
+            answer.status.is_server_error() && !matches!(answer.status.as_u16(), 503 | 504)
+        }
+        Ok(Err(failure)) => matches!(failure, Failure::Internal(_)),
+        Err(error) => error.is_the_components(),
+    }
+}
+
+/// The engine's clock in seconds.
+fn seconds(tick: u64) -> u64 {
+    tick.saturating_mul(TICK.as_millis() as u64) / 1000
+}
+
+/// A time in ticks of the engine.
+pub fn ticks(time: Duration) -> u64 {
+    u64::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Drop for Revision {

@@ -9,31 +9,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 use http::{Method, Request, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming as HttpBody};
 use subtle::ConstantTimeEq as _;
 
-use super::body::read_body;
-use super::documents::{
-    Deployed, DeployedSlot, HandlerList, HandlerRevision, RevisionState, RolledBack,
-    RolledBackSlot, Timings,
-};
+use super::deploying::{self, Change};
+use super::query::Query;
 use super::region::{Readiness, Region, RegionReport};
 use super::respond::{self, Answer, Kind, Problem};
 use crate::config::{Secret, Settings};
-use crate::handlers::load::{Digest, LoadError};
-use crate::handlers::registry::{DeployError, Listed, Registry};
-use crate::model::Operation;
-use crate::wit_host::log::rfc3339;
-
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
-const ACTOR: HeaderName = HeaderName::from_static("tidepool-actor");
-
-/// Longest `Tidepool-Actor`, in bytes.
-const MAX_ACTOR_BYTES: usize = 256;
+use crate::deployments::Refusal;
+use crate::handlers::registry::Registry;
 
 /// Longest wait for a region to catch up.
 const MAX_CATCH_UP_WAIT: Duration = Duration::from_secs(60);
@@ -58,7 +45,8 @@ enum Route<'a> {
     CaughtUp { region: &'a str },
     Handlers,
     Deploy { operation: &'a str },
-    Rollback { operation: &'a str },
+    Change { change: Change, operation: &'a str },
+    Audit,
 }
 
 impl AdminPlane {
@@ -107,17 +95,23 @@ fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Problem> {
         ["v1", "regions", region, "caught-up"] => (Route::CaughtUp { region }, "GET"),
         ["v1", "handlers"] => (Route::Handlers, "GET"),
         ["v1", "handlers", operation] => (Route::Deploy { operation }, "POST"),
-        ["v1", "handlers", operation, "rollback"] => (Route::Rollback { operation }, "POST"),
-        _ => {
-            let detail = "there is nothing at this path; start at /v1/handlers or /v1/regions";
-            return Err(Problem::new(Kind::NoSuchPath, detail));
-        }
+        ["v1", "handlers", operation, change] => match Change::parse(change) {
+            Some(change) => (Route::Change { change, operation }, "POST"),
+            None => return Err(no_such_path()),
+        },
+        ["v1", "audit"] => (Route::Audit, "GET"),
+        _ => return Err(no_such_path()),
     };
     if method.as_str() == allow {
         Ok(route)
     } else {
         Err(Problem::new(Kind::MethodNotAllowed, format!("this path answers {allow}")).allow(allow))
     }
+}
+
+fn no_such_path() -> Problem {
+    let detail = "there is nothing at this path; start at /v1/handlers or /v1/regions";
+    Problem::new(Kind::NoSuchPath, detail)
 }
 
 impl Inner {
@@ -145,9 +139,15 @@ impl Inner {
             Route::Healthz | Route::Readyz => Ok(self.readyz()),
             Route::Regions => Ok(respond::json(StatusCode::OK, &self.reports())),
             Route::CaughtUp { region } => self.caught_up(region, request.uri()).await,
-            Route::Handlers => self.list().await,
-            Route::Deploy { operation } => self.deploy(operation, request).await,
-            Route::Rollback { operation } => self.rollback(operation, &request).await,
+            Route::Handlers => deploying::list(&self.registry).await,
+            Route::Deploy { operation } => {
+                let bounds = (self.max_component_bytes, self.body_timeout);
+                deploying::deploy(&self.registry, operation, request, bounds).await
+            }
+            Route::Change { change, operation } => {
+                deploying::change(&self.registry, change, operation, &request).await
+            }
+            Route::Audit => deploying::audit(&self.registry, request.uri()).await,
         }
     }
 
@@ -209,94 +209,11 @@ impl Inner {
             .iter()
             .map(|region| region.to_string())
             .collect();
-        DeployError::UnknownRegion {
+        let detail = Refusal::UnknownRegion {
             name: name.to_owned(),
             known,
-        }
-        .into()
-    }
-
-    async fn list(&self) -> Result<Answer, Problem> {
-        let handlers = self
-            .registry
-            .list()
-            .await?
-            .into_iter()
-            .map(listed)
-            .collect();
-        Ok(respond::json(StatusCode::OK, &HandlerList { handlers }))
-    }
-
-    async fn deploy(&self, operation: &str, request: Request<HttpBody>) -> Result<Answer, Problem> {
-        let (operation, query, actor, announced) = upload(operation, &request)
-            .map_err(|problem| problem.close(!request.body().is_end_stream()))?;
-        let component = match read_body(
-            request.into_body(),
-            self.max_component_bytes,
-            self.body_timeout,
-        )
-        .await
-        {
-            Ok(component) => component,
-            Err(error) => return Err(error.into()),
         };
-        let done = self
-            .registry
-            .deploy(
-                operation,
-                query.text("region"),
-                component,
-                announced,
-                &actor,
-            )
-            .await?;
-        let document = Deployed {
-            operation: operation.name().to_owned(),
-            digest: done.digest.to_string(),
-            size: done.size as u64,
-            timings: Timings {
-                verify_ms: millis(done.timings.verify),
-                compile_ms: millis(done.timings.compile),
-                self_test_ms: millis(done.timings.self_test),
-                total_ms: millis(done.total),
-            },
-            slots: done
-                .slots
-                .into_iter()
-                .map(|slot| DeployedSlot {
-                    region: slot.region.to_string(),
-                    revision: slot.revision,
-                    state: RevisionState::Active,
-                    unchanged: slot.unchanged,
-                })
-                .collect(),
-        };
-        Ok(respond::json(StatusCode::OK, &document))
-    }
-
-    async fn rollback(
-        &self,
-        operation: &str,
-        request: &Request<HttpBody>,
-    ) -> Result<Answer, Problem> {
-        let operation = known(operation)?;
-        let query = Query::of(request.uri(), &["region", "to"])?;
-        let actor = actor(request.headers())?;
-        let slots = self
-            .registry
-            .rollback(operation, query.text("region"), query.number("to")?, &actor)
-            .await?;
-        let slots = slots.into_iter().map(|slot| RolledBackSlot {
-            region: slot.region.to_string(),
-            from: slot.from,
-            revision: slot.revision,
-            state: RevisionState::Active,
-        });
-        let document = RolledBack {
-            operation: operation.name().to_owned(),
-            slots: slots.collect(),
-        };
-        Ok(respond::json(StatusCode::OK, &document))
+        Problem::new(Kind::NoSuchPath, detail.to_string())
     }
 }
 
@@ -323,152 +240,6 @@ fn refuse_browsers(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(Kind::Forbidden, detail))
 }
 
-/// What a deploy says before its component: the operation, the query, who sends
-/// it, and its digest.
-fn upload(
-    operation: &str,
-    request: &Request<HttpBody>,
-) -> Result<(Operation, Query, String, Option<Digest>), Problem> {
-    Ok((
-        known(operation)?,
-        Query::of(request.uri(), &["region"])?,
-        actor(request.headers())?,
-        announced(request.headers())?,
-    ))
-}
-
-fn known(operation: &str) -> Result<Operation, Problem> {
-    Operation::parse(operation).ok_or_else(|| {
-        let detail =
-            format!("there is no operation {operation:?}; there are get, put, delete and hydrate");
-        Problem::new(Kind::NoSuchPath, detail)
-    })
-}
-
-fn actor(headers: &HeaderMap) -> Result<String, Problem> {
-    let Some(value) = headers.get(ACTOR) else {
-        return Ok("unknown".to_owned());
-    };
-    match value.to_str() {
-        Ok(text) if !text.is_empty() && text.len() <= MAX_ACTOR_BYTES => Ok(text.to_owned()),
-        _ => Err(Problem::new(
-            Kind::BadRequest,
-            format!(
-                "header Tidepool-Actor: send who you are in 1 to {MAX_ACTOR_BYTES} bytes of ASCII, or leave it out"
-            ),
-        )),
-    }
-}
-
-/// The SHA-256 in `Content-Digest` (RFC 9530).
-fn announced(headers: &HeaderMap) -> Result<Option<Digest>, Problem> {
-    let Some(value) = headers.get(CONTENT_DIGEST) else {
-        return Ok(None);
-    };
-    let digest = value.to_str().ok().and_then(|text| {
-        let member = text
-            .split(',')
-            .map(str::trim)
-            .find_map(|member| member.strip_prefix("sha-256=:"))?;
-        Digest::from_bytes(&BASE64.decode(member.strip_suffix(':')?).ok()?)
-    });
-    match digest {
-        Some(digest) => Ok(Some(digest)),
-        None => Err(Problem::new(
-            Kind::BadRequest,
-            "header Content-Digest: send sha-256=:<base64 of 32 bytes>: (RFC 9530), or leave it out",
-        )),
-    }
-}
-
-fn listed(listed: Listed) -> HandlerRevision {
-    let stored = listed.stored;
-    let (calls, failures) = listed.counts.unwrap_or_default();
-    HandlerRevision {
-        region: stored.region,
-        operation: stored.operation.name().to_owned(),
-        revision: stored.number,
-        digest: stored.digest.to_string(),
-        size: stored.size as u64,
-        deployed_at: rfc3339(stored.deployed_at),
-        deployed_by: stored.deployed_by,
-        state: listed.state,
-        calls,
-        failures,
-        note: Some(stored.note).filter(|note| !note.is_empty()),
-    }
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
-}
-
-impl From<DeployError> for Problem {
-    fn from(error: DeployError) -> Problem {
-        let detail = error.to_string();
-        let kind = match &error {
-            DeployError::UnknownRegion { .. } => Kind::NoSuchPath,
-            DeployError::DigestMismatch { .. } => Kind::BadRequest,
-            DeployError::NoSuchRevision { .. } => Kind::Conflict,
-            DeployError::Store(_) | DeployError::Load(LoadError::Host(_)) => Kind::Unavailable,
-            DeployError::Load(LoadError::TooLarge { .. }) => Kind::TooLarge,
-            DeployError::Load(LoadError::SelfTest { detail, .. }) => {
-                tracing::warn!("a component failed its self-test: {detail}");
-                Kind::Unprocessable
-            }
-            DeployError::Load(_) => Kind::Unprocessable,
-        };
-        Problem::new(kind, detail)
-    }
-}
-
-/// The query of a request, with only the names that the path knows: a
-/// misspelt `region` must not deploy everywhere.
-struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn of(uri: &Uri, names: &[&str]) -> Result<Query, Problem> {
-        let mut pairs: Vec<(String, String)> = Vec::new();
-        for pair in uri
-            .query()
-            .unwrap_or_default()
-            .split('&')
-            .filter(|pair| !pair.is_empty())
-        {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = percent_encoding::percent_decode_str(value)
-                .decode_utf8_lossy()
-                .into_owned();
-            if !names.contains(&name) || pairs.iter().any(|(seen, _)| seen == name) {
-                let detail = format!(
-                    "query parameter {name:?}: this path takes each of {} once",
-                    names.join(", ")
-                );
-                return Err(Problem::new(Kind::BadRequest, detail));
-            }
-            pairs.push((name.to_owned(), value));
-        }
-        Ok(Query(pairs))
-    }
-
-    fn text(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| value.as_str())
-    }
-
-    fn number<N: std::str::FromStr>(&self, name: &str) -> Result<Option<N>, Problem> {
-        self.text(name)
-            .map(|text| {
-                let detail = || format!("query parameter {name:?}: {text:?} is not a number");
-                text.parse()
-                    .map_err(|_| Problem::new(Kind::BadRequest, detail()))
-            })
-            .transpose()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -478,7 +249,7 @@ mod tests {
             .iter()
             .map(|(n, v)| {
                 (
-                    HeaderName::from_static(n),
+                    http::HeaderName::from_static(n),
                     http::HeaderValue::from_static(v),
                 )
             })
@@ -498,26 +269,5 @@ mod tests {
             ]))
             .is_err()
         );
-    }
-
-    #[test]
-    fn a_misspelt_parameter_is_refused() {
-        let of = |text: &str| Query::of(&text.parse().unwrap(), &["region", "to"]);
-        assert_eq!(of("/x?region=a%2Db").unwrap().text("region"), Some("a-b"));
-        assert!(of("/x?regoin=a").is_err() && of("/x?region=a&region=b").is_err());
-        assert_eq!(of("/x?to=7").unwrap().number::<u64>("to").unwrap(), Some(7));
-        assert!(of("/x?to=seven").unwrap().number::<u64>("to").is_err());
-    }
-
-    #[test]
-    fn a_content_digest_is_32_bytes_of_base64() {
-        let digest = Digest::of(b"x");
-        let text: &'static str = format!("sha-256=:{}:", BASE64.encode(digest.as_bytes())).leak();
-        assert_eq!(
-            announced(&headers(&[("content-digest", text)])).unwrap(),
-            Some(digest)
-        );
-        assert!(announced(&headers(&[("content-digest", "sha-256=:AAAA:")])).is_err());
-        assert_eq!(announced(&HeaderMap::new()).unwrap(), None);
     }
 }

@@ -175,7 +175,8 @@ impl Inner {
     }
 
     async fn call(&self, kv: KvRequest, incoming: Box<Incoming>) -> respond::Answer {
-        let revision = self.registry.current(self.region.index, kv.operation);
+        let (region, operation) = (self.region.index, kv.operation);
+        let revision = self.registry.pick(region, operation, incoming.key.as_str());
         // For the envelope; the component has the other one.
         let key = incoming.key.clone();
         match revision.request(request(kv), incoming).await {

@@ -19,6 +19,9 @@ pub struct Deployed {
     pub timings: Timings,
     /// What the slots run now.
     pub slots: Vec<DeployedSlot>,
+    /// What hosts say of what they cannot run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
 /// How long the steps of a deployment took, in milliseconds.
@@ -35,7 +38,7 @@ pub struct Timings {
 }
 
 /// A slot after a deployment.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct DeployedSlot {
     /// The region.
     pub region: String,
@@ -43,30 +46,62 @@ pub struct DeployedSlot {
     pub revision: u64,
     /// Its state.
     pub state: RevisionState,
-    /// It ran this very component before; nothing was swapped.
+    /// The keys that it gets, as a canary: a percentage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
+    /// It was so before; nothing was swapped.
     pub unchanged: bool,
+    /// From the request's end to all hosts of the region having done it, in
+    /// milliseconds. Absent when no host is there, or one has not in 5 s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live_ms: Option<f64>,
 }
 
-/// The answer to a rollback: `POST /v1/handlers/{operation}/rollback`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// The answer to a change without a component: `POST
+/// /v1/handlers/{operation}/rollback`, `/promote` and `/abort`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct RolledBack {
     /// The operation.
     pub operation: String,
     /// What the slots run now.
     pub slots: Vec<RolledBackSlot>,
+    /// What hosts say of what they cannot run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
-/// A slot after a rollback.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// A slot after such a change.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct RolledBackSlot {
-    /// The region.
-    pub region: String,
-    /// The revision that it ran before.
+    /// The revision that was active before.
     pub from: u64,
-    /// The revision that it runs.
-    pub revision: u64,
-    /// Its state.
-    pub state: RevisionState,
+    /// What it is now.
+    #[serde(flatten)]
+    pub slot: DeployedSlot,
+}
+
+/// The answer to `GET /v1/audit`: newest first.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AuditList {
+    /// What has happened.
+    pub entries: Vec<AuditEntry>,
+}
+
+/// Something that has happened.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// They count from 1.
+    pub number: u64,
+    /// When, as RFC 3339 in UTC, by the database's clock.
+    pub at: String,
+    /// Who.
+    pub actor: String,
+    /// From where.
+    pub source: String,
+    /// What, in words.
+    pub summary: String,
+    /// What, as it is kept.
+    pub event: serde_json::Value,
 }
 
 /// The answer to `GET /v1/handlers`.
@@ -95,6 +130,9 @@ pub struct HandlerRevision {
     pub deployed_by: String,
     /// What it does now.
     pub state: RevisionState,
+    /// The keys that it gets, as a canary: a percentage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
     /// Calls since the host started.
     pub calls: u64,
     /// How many of them trapped or went over a limit.

@@ -37,6 +37,11 @@ pub trait Decide: Send + Sync {
     /// One decision for each row, in their order; or why there is none. Other
     /// numbers of decisions count as an error.
     async fn decide(&self, rows: &Arc<[Row]>) -> Result<Vec<Decision>, String>;
+
+    /// Asked when every try has failed: decisions from elsewhere, if there are some.
+    async fn otherwise(&self, _rows: &Arc<[Row]>, _why: &str) -> Option<Vec<Decision>> {
+        None
+    }
 }
 
 /// Bounds of a hydrator's waits.

@@ -231,6 +231,12 @@ async fn decide(hydrator: &Hydrator, rows: &Arc<[Row]>) -> Option<Vec<Decision>>
             .status
             .error(format!("the hydrate handler failed: {why}"));
         if tries == settings.decide_retries {
+            let other = timeout(settings.decide_wait, hydrator.decide.otherwise(rows, &why));
+            if let Ok(Some(decisions)) = other.await
+                && decisions.len() == rows.len()
+            {
+                return Some(decisions);
+            }
             tracing::error!(
                 region,
                 why,

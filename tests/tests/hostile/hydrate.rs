@@ -23,7 +23,11 @@ async fn reads(server: &Server, region: &str, value: &str, version: i64, from: &
 }
 
 async fn falls_back_to_eviction(fixture: &str, says: &str) {
-    let server = Setup::new().regions(&["bad", "good"]).start().await;
+    let server = Setup::new()
+        .regions(&["bad", "good"])
+        .set("handlers.trial=0s")
+        .start()
+        .await;
     let first = server.region("good").write("k", "first").await;
     server.all_caught_up(first).await;
     reads(&server, "bad", "first", first, "HIT").await;
@@ -86,7 +90,11 @@ async fn a_hydrate_that_decides_too_little_is_replaced_by_eviction() {
 #[tokio::test]
 async fn no_row_is_lost_while_a_hydrate_traps() {
     const KEYS: usize = 50;
-    let server = Setup::new().regions(&["bad", "good"]).start().await;
+    let server = Setup::new()
+        .regions(&["bad", "good"])
+        .set("handlers.trial=0s")
+        .start()
+        .await;
     let component = built::fixture("hydrate-trap");
     server.deploy("hydrate", &component, Some("bad")).await;
     let mut versions = Vec::new();
@@ -104,7 +112,11 @@ async fn no_row_is_lost_while_a_hydrate_traps() {
 
 #[tokio::test]
 async fn a_hydrate_that_keeps_nothing_only_costs_hits() {
-    let server = Setup::new().regions(&["bad", "good"]).start().await;
+    let server = Setup::new()
+        .regions(&["bad", "good"])
+        .set("handlers.trial=0s")
+        .start()
+        .await;
     let component = built::fixture("hydrate-evict");
     server.deploy("hydrate", &component, Some("bad")).await;
     for value in ["first", "second"] {

@@ -30,7 +30,8 @@ struct Hostile {
 impl Hostile {
     /// Starts it with small limits, which `setup` may change.
     async fn start(fixture: &str, setup: Setup) -> Hostile {
-        let setup = setup.regions(&["bad", "good"]);
+        // It is to stay, however it behaves.
+        let setup = setup.regions(&["bad", "good"]).set("handlers.trial=0s");
         let server = setup.start().await;
         let component = built::fixture(fixture);
         server.deploy("get", &component, Some("bad")).await;

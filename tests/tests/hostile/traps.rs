@@ -65,7 +65,11 @@ async fn an_answer_that_cannot_be_sent_is_not() {
 
 #[tokio::test]
 async fn a_put_that_traps_after_its_write_is_an_unknown_outcome() {
-    let server = Setup::new().regions(&["bad", "good"]).start().await;
+    let server = Setup::new()
+        .regions(&["bad", "good"])
+        .set("handlers.trial=0s")
+        .start()
+        .await;
     let good = Good::start(&server).await;
     let component = built::fixture("put-trap");
     server.deploy("put", &component, Some("bad")).await;

@@ -5,6 +5,7 @@
 
 mod command;
 mod restart;
+mod rollout;
 mod traffic;
 mod watch;
 

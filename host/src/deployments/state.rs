@@ -1,0 +1,317 @@
+//! What all that has happened amounts to: pure. Every host that has read the same
+//! entries has the same state.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::digest::Digest;
+use super::event::{Entry, Event, Share};
+use crate::model::Operation;
+
+/// Who deployed the handlers that come with the host.
+pub const BUILT_IN: &str = "built-in";
+
+/// What a revision runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Component {
+    /// The handler inside the binary: each host its own.
+    BuiltIn,
+    /// The component with this digest.
+    Deployed {
+        /// Its digest.
+        digest: Digest,
+        /// Its length in bytes.
+        size: u64,
+    },
+}
+
+/// A revision of a slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recorded {
+    /// Its number: they count from 1 in each slot.
+    pub number: u64,
+    /// What it runs.
+    pub component: Component,
+    /// When it was deployed, microseconds since the Unix epoch.
+    pub at: i64,
+    /// By whom.
+    pub by: String,
+    /// What else there is to say: mostly nothing.
+    pub note: String,
+    /// Why it was taken back, if it was and has not run since.
+    pub taken_back: Option<String>,
+    /// Whether it was active ever: a canary may never have been.
+    pub ran: bool,
+}
+
+/// What a slot runs, and has run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SlotState {
+    /// Oldest first. What runs is always among them.
+    pub revisions: Vec<Recorded>,
+    /// The number of the one that every key gets but those of the canary.
+    pub active: u64,
+    /// The number of the canary, and the keys that get it.
+    pub canary: Option<(u64, Share)>,
+    /// The number of the one that a deployment put the active one in place of: what
+    /// runs again if the active one does worse. None after that, and after a
+    /// rollback.
+    pub replaced: Option<u64>,
+    /// The number of the last entry that changed the slot.
+    pub changed: u64,
+    next: u64,
+}
+
+impl SlotState {
+    /// A revision that is remembered.
+    pub fn revision(&self, number: u64) -> Option<&Recorded> {
+        self.revisions.iter().find(|known| known.number == number)
+    }
+
+    /// The revision to go back to from the active one: the newest older one that
+    /// was active, and not taken back.
+    pub fn before(&self) -> Option<&Recorded> {
+        let mut older = self.revisions.iter().rev();
+        older.find(|known| known.number < self.active && known.ran && known.taken_back.is_none())
+    }
+
+    fn add(&mut self, component: Component, entry: &Entry, note: &str, keep: usize) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.revisions.push(Recorded {
+            number,
+            component,
+            at: entry.at,
+            by: match component {
+                Component::BuiltIn => BUILT_IN.to_owned(),
+                Component::Deployed { .. } => entry.actor.clone(),
+            },
+            note: note.to_owned(),
+            taken_back: None,
+            ran: false,
+        });
+        while self.revisions.len() > keep {
+            let runs = |known: &Recorded| {
+                known.number == self.active
+                    || known.number == number
+                    || self.replaced == Some(known.number)
+                    || self
+                        .canary
+                        .is_some_and(|(canary, _)| known.number == canary)
+            };
+            match self.revisions.iter().position(|known| !runs(known)) {
+                Some(oldest) => drop(self.revisions.remove(oldest)),
+                None => break,
+            }
+        }
+        number
+    }
+
+    fn activate(&mut self, number: u64) {
+        self.replaced = None;
+        self.active = number;
+        self.canary = None;
+        if let Some(known) = self
+            .revisions
+            .iter_mut()
+            .find(|known| known.number == number)
+        {
+            known.taken_back = None;
+            known.ran = true;
+        }
+    }
+
+    fn replace(&mut self, number: u64) {
+        let replaced = self.active;
+        self.activate(number);
+        self.replaced = Some(replaced);
+    }
+}
+
+/// See the head of this file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct State {
+    /// The number of the last entry.
+    pub seq: u64,
+    slots: BTreeMap<(String, Operation), SlotState>,
+    /// Revisions that a slot remembers.
+    keep: usize,
+}
+
+/// An entry that this release does not know: what comes after it cannot be
+/// understood either.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "entry {seq} of the record of deployments is from a newer Tidepool; upgrade this host, it keeps what it runs until then"
+)]
+pub struct FromTheFuture {
+    /// Its number.
+    pub seq: u64,
+}
+
+impl State {
+    /// Nothing has happened. Each slot will remember `keep` revisions, at least 2.
+    pub fn new(keep: usize) -> State {
+        State {
+            seq: 0,
+            slots: BTreeMap::new(),
+            keep: keep.max(2),
+        }
+    }
+
+    /// What a slot runs. `None`: its region has not joined.
+    pub fn slot(&self, region: &str, operation: Operation) -> Option<&SlotState> {
+        // A map of pairs cannot be asked with borrowed parts of one.
+        self.slots.get(&(region.to_owned(), operation))
+    }
+
+    /// All slots, in the order of regions and operations.
+    pub fn slots(&self) -> impl Iterator<Item = (&str, Operation, &SlotState)> {
+        let slots = self.slots.iter();
+        slots.map(|((region, operation), slot)| (region.as_str(), *operation, slot))
+    }
+
+    /// The regions that have joined.
+    pub fn regions(&self) -> BTreeSet<&str> {
+        self.slots
+            .keys()
+            .map(|(region, _)| region.as_str())
+            .collect()
+    }
+
+    /// The components that some slot may run again.
+    pub fn components(&self) -> BTreeSet<Digest> {
+        let revisions = self.slots.values().flat_map(|slot| &slot.revisions);
+        revisions
+            .filter_map(|known| match known.component {
+                Component::BuiltIn => None,
+                Component::Deployed { digest, .. } => Some(digest),
+            })
+            .collect()
+    }
+
+    /// Takes the next entry in. What it says of a slot or a revision that is not
+    /// there is passed over: whoever wrote it has checked that it was.
+    ///
+    /// # Errors
+    ///
+    /// [`FromTheFuture`]: the state is as it was before.
+    pub fn apply(&mut self, entry: &Entry) -> Result<(), FromTheFuture> {
+        let event = entry.event().ok_or(FromTheFuture { seq: entry.seq })?;
+        self.seq = entry.seq;
+        let keep = self.keep;
+        match event {
+            Event::Joined { region } => self.join(&region, entry),
+            Event::Deployed {
+                operation,
+                regions,
+                digest,
+                size,
+                share,
+                note,
+            } => self.each(entry, operation, &regions, |slot| {
+                let component = Component::Deployed { digest, size };
+                let number = slot.add(component, entry, &note, keep);
+                match share.is_all() {
+                    true => slot.replace(number),
+                    false => slot.canary = Some((number, share)),
+                }
+            }),
+            Event::Shared {
+                operation,
+                regions,
+                share,
+            } => self.each(entry, operation, &regions, |slot| {
+                if let Some((number, _)) = slot.canary {
+                    match share.is_all() {
+                        true => slot.replace(number),
+                        false => slot.canary = Some((number, share)),
+                    }
+                }
+            }),
+            Event::Aborted { operation, regions } => {
+                self.each(entry, operation, &regions, |slot| slot.canary = None);
+            }
+            Event::RolledBack { operation, to } => {
+                for (region, number) in to {
+                    self.each(entry, operation, &[region], |slot| {
+                        if slot.revision(number).is_some() {
+                            slot.activate(number);
+                        }
+                    });
+                }
+            }
+            Event::TakenBack {
+                operation,
+                region,
+                revision,
+                reason,
+            } => self.each(entry, operation, &[region], |slot| {
+                if slot.canary.is_some_and(|(number, _)| number == revision) {
+                    slot.canary = None;
+                } else if slot.active == revision
+                    && let Some(replaced) = slot.replaced.take()
+                {
+                    slot.active = replaced;
+                }
+                let mut known = slot.revisions.iter_mut();
+                if let Some(known) = known.find(|known| known.number == revision) {
+                    known.taken_back = Some(reason.clone());
+                }
+            }),
+        }
+        Ok(())
+    }
+
+    fn each(
+        &mut self,
+        entry: &Entry,
+        operation: Operation,
+        regions: &[String],
+        change: impl Fn(&mut SlotState),
+    ) {
+        for region in regions {
+            if let Some(slot) = self.slots.get_mut(&(region.clone(), operation)) {
+                change(slot);
+                slot.changed = entry.seq;
+            }
+        }
+    }
+
+    /// A region that joins runs what all others agree on, and otherwise what comes
+    /// with the host.
+    fn join(&mut self, region: &str, entry: &Entry) {
+        if self.regions().contains(region) {
+            return;
+        }
+        for operation in Operation::ALL {
+            let others = self
+                .slots
+                .iter()
+                .filter(|((_, other), _)| *other == operation);
+            let agreed: BTreeSet<Component> = others
+                .filter_map(|(_, slot)| Some(slot.revision(slot.active)?.component))
+                .collect();
+            let mut slot = SlotState {
+                revisions: Vec::new(),
+                active: 1,
+                canary: None,
+                replaced: None,
+                changed: entry.seq,
+                next: 1,
+            };
+            slot.add(Component::BuiltIn, entry, "", self.keep);
+            slot.activate(1);
+            if let (1, Some(Component::Deployed { .. })) = (agreed.len(), agreed.first())
+                && let Some(component) = agreed.first()
+            {
+                let number = slot.add(*component, entry, "as in all other regions", self.keep);
+                slot.activate(number);
+            }
+            self.slots.insert((region.to_owned(), operation), slot);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -1,0 +1,356 @@
+//! What is asked of deployments, from the bytes of a component to every region
+//! running it: checked and loaded here, kept in the ledger, decided against what
+//! the ledger says at that moment, and waited for until all hosts have done it.
+
+use std::time::{Duration, Instant as Stopwatch};
+
+use bytes::Bytes;
+
+use super::load::{LoadError, Timings};
+use super::registry::Registry;
+use crate::deployments::{
+    AppendError, Command, Digest, HostReport, LedgerError, NewEntry, Refusal, Share, State,
+};
+use crate::model::{Operation, RevisionState};
+
+/// How long it is waited for other hosts to make a deployment true.
+const WAIT_FOR_HOSTS: Duration = Duration::from_secs(5);
+
+/// How often an entry is decided anew because another host was first.
+const TRIES: usize = 50;
+
+/// Who asks, and from where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Actor {
+    /// Who.
+    pub name: String,
+    /// An address, or what else tells where.
+    pub source: String,
+}
+
+/// A component that is to be deployed.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// The operation.
+    pub operation: Operation,
+    /// The regions; without, all.
+    pub regions: Option<Vec<String>>,
+    /// The component.
+    pub component: Bytes,
+    /// The digest that the client has sent, if it has.
+    pub announced: Option<Digest>,
+    /// The keys that it gets.
+    pub share: Share,
+    /// What else there is to say.
+    pub note: String,
+}
+
+/// Why something was not done. Nothing has changed then, but after
+/// [`DeployError::OutcomeUnknown`].
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// The bytes are not those that were announced.
+    #[error("the digest sent is {announced}, but the bytes received are {received}; upload again")]
+    DigestMismatch {
+        /// By the client.
+        announced: Digest,
+        /// By the host.
+        received: Digest,
+    },
+    /// The component cannot be used.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// What is deployed does not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// What is deployed was written by a newer release.
+    #[error("{0}")]
+    TooOld(String),
+    /// It may have been done.
+    #[error("{0}; look at `tidepool handlers`")]
+    OutcomeUnknown(String),
+}
+
+/// A slot after a command.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Swapped {
+    /// The region.
+    pub region: String,
+    /// The revision that was active before.
+    pub from: u64,
+    /// The revision that the command was about.
+    pub revision: u64,
+    /// What it does.
+    pub state: RevisionState,
+    /// The keys that it gets, as a canary.
+    pub share: Option<Share>,
+    /// The slot was so already.
+    pub unchanged: bool,
+    /// From the command's acceptance to all hosts of the region having done it.
+    /// `None`: none is there, or one has not in time.
+    pub live: Option<Duration>,
+}
+
+/// What a deployment did.
+#[derive(Clone, Debug)]
+pub struct Deployed {
+    /// Digest of the component.
+    pub digest: Digest,
+    /// Its length.
+    pub size: usize,
+    /// How long the steps took.
+    pub timings: Timings,
+    /// From the bytes being here to being live everywhere asked.
+    pub total: Duration,
+    /// Region by region.
+    pub slots: Vec<Swapped>,
+    /// What hosts say of what they cannot do.
+    pub problems: Vec<String>,
+}
+
+impl Registry {
+    /// Deploys a component.
+    ///
+    /// # Errors
+    ///
+    /// See [`DeployError`].
+    pub async fn deploy(&self, upload: Upload, by: &Actor) -> Result<Deployed, DeployError> {
+        let start = Stopwatch::now();
+        let Upload {
+            operation,
+            regions,
+            component,
+            announced,
+            share,
+            note,
+        } = upload;
+        let digest = Digest::of(&component);
+        if let Some(announced) = announced.filter(|announced| *announced != digest) {
+            return Err(DeployError::DigestMismatch {
+                announced,
+                received: digest,
+            });
+        }
+        let since = {
+            let mut state = self.known.lock().await;
+            self.settle(&mut state).await?;
+            // What does not exist is said before anything is compiled.
+            state.targets(operation, regions.as_deref())?;
+            state.seq
+        };
+        let size = component.len();
+        let (_loaded, timings) = self.loader.load(operation, component.clone()).await?;
+        if digest != self.built_in(operation) {
+            self.ledger.put_component(digest, component).await?;
+        }
+        let command = Command::Deploy {
+            operation,
+            regions,
+            digest,
+            size: size as u64,
+            share,
+            note,
+            since,
+        };
+        let (slots, problems) = self.command(&command, by, start).await?;
+        Ok(Deployed {
+            digest,
+            size,
+            timings,
+            total: start.elapsed(),
+            slots,
+            problems,
+        })
+    }
+
+    /// Does what a command says, and waits until all hosts have. Gives the slots that
+    /// it is about, and what hosts say of what they cannot do.
+    ///
+    /// # Errors
+    ///
+    /// See [`DeployError`].
+    pub async fn command(
+        &self,
+        command: &Command,
+        by: &Actor,
+        start: Stopwatch,
+    ) -> Result<(Vec<Swapped>, Vec<String>), DeployError> {
+        let (before, after) = self.append(command, by).await?;
+        let (operation, regions) = command.subject();
+        let mut slots = Vec::new();
+        for (region, slot) in after.targets(operation, regions)? {
+            let was = before.slot(region, operation);
+            let (revision, share) = match slot.canary {
+                Some((number, share)) => (number, Some(share)),
+                None => (slot.active, None),
+            };
+            let unchanged = slot.changed <= before.seq;
+            if unchanged && command.is_about_canaries() && regions.is_none() {
+                continue;
+            }
+            slots.push(Swapped {
+                region: region.to_owned(),
+                from: was.map_or(slot.active, |was| was.active),
+                revision,
+                state: match share {
+                    Some(_) => RevisionState::Canary,
+                    None => RevisionState::Active,
+                },
+                share,
+                unchanged,
+                live: None,
+            });
+        }
+        let problems = match after.seq == before.seq {
+            true => Vec::new(),
+            false => self.wait_for_hosts(after.seq, &mut slots, start).await,
+        };
+        Ok((slots, problems))
+    }
+
+    /// Appends what a command becomes, if anything, and makes it true here. Gives the
+    /// state before and after.
+    async fn append(&self, command: &Command, by: &Actor) -> Result<(State, State), DeployError> {
+        let mut state = self.known.lock().await;
+        let id = self.entropy.next_u64().cast_signed();
+        let mut unclear: Option<String> = None;
+        for _ in 0..TRIES {
+            let before = state.clone();
+            if let Some(why) = self.read(&mut state).await? {
+                return Err(DeployError::TooOld(why));
+            }
+            if let Some(why) = unclear.take() {
+                let entries = self.ledger.after(before.seq).await?;
+                if entries.iter().any(|entry| entry.id == id) {
+                    self.settle_own(&mut state).await;
+                    return Ok((before, state.clone()));
+                }
+                tracing::warn!(why, "an entry was not written; it is decided again");
+            }
+            let built_in = |operation| self.built_in(operation);
+            let Some(event) = state.decide(command, built_in)? else {
+                self.settle_own(&mut state).await;
+                return Ok((state.clone(), state.clone()));
+            };
+            let entry = NewEntry {
+                id,
+                actor: by.name.clone(),
+                source: by.source.clone(),
+                event,
+            };
+            let before = state.clone();
+            match self.ledger.append(state.seq + 1, entry).await {
+                Ok(()) => {
+                    if let Some(why) = self.read(&mut state).await? {
+                        return Err(DeployError::OutcomeUnknown(why));
+                    }
+                    self.settle_own(&mut state).await;
+                    let used = state.components().into_iter().collect();
+                    if let Err(error) = self.ledger.keep_components(used).await {
+                        tracing::warn!(%error, "components that are no longer used are kept");
+                    }
+                    return Ok((before, state.clone()));
+                }
+                Err(AppendError::Taken) => {}
+                Err(AppendError::OutcomeUnknown(why)) => unclear = Some(why),
+                Err(AppendError::Unavailable(error)) => return Err(error.into()),
+            }
+        }
+        Err(DeployError::OutcomeUnknown(unclear.unwrap_or_else(|| {
+            "other hosts deploy without a pause; try again".to_owned()
+        })))
+    }
+
+    /// Waits until the hosts of the slots' regions have done what the ledger says up
+    /// to an entry, each with its time.
+    async fn wait_for_hosts(
+        &self,
+        seq: u64,
+        slots: &mut [Swapped],
+        start: Stopwatch,
+    ) -> Vec<String> {
+        let deadline = Stopwatch::now() + WAIT_FOR_HOSTS;
+        loop {
+            let hosts = match self.ledger.hosts().await {
+                Ok(hosts) => hosts,
+                Err(error) => {
+                    tracing::warn!(%error, "other hosts cannot be seen now");
+                    Vec::new()
+                }
+            };
+            for slot in slots.iter_mut().filter(|slot| slot.live.is_none()) {
+                if region_has_done(&hosts, &slot.region, seq) {
+                    slot.live = Some(start.elapsed());
+                }
+            }
+            let left = slots.iter().any(|slot| {
+                slot.live.is_none() && hosts.iter().any(|it| it.regions.contains(&slot.region))
+            });
+            if !left || Stopwatch::now() >= deadline {
+                let relevant = hosts
+                    .iter()
+                    .filter(|host| slots.iter().any(|slot| host.regions.contains(&slot.region)));
+                return relevant.flat_map(|host| host.problems.clone()).collect();
+            }
+            self.hosts_changed().await;
+        }
+    }
+}
+
+/// Whether all hosts of a region, and there is one, have done what the ledger says
+/// up to an entry.
+fn region_has_done(hosts: &[HostReport], region: &str, seq: u64) -> bool {
+    let mut its = hosts
+        .iter()
+        .filter(|host| host.regions.iter().any(|it| it == region));
+    let mut some = false;
+    its.all(|host| {
+        some = true;
+        host.applied >= seq
+    }) && some
+}
+
+impl Command {
+    /// What it is about.
+    fn subject(&self) -> (Operation, Option<&[String]>) {
+        match self {
+            Command::Deploy {
+                operation, regions, ..
+            }
+            | Command::Promote {
+                operation, regions, ..
+            }
+            | Command::Abort { operation, regions }
+            | Command::Rollback {
+                operation, regions, ..
+            } => (*operation, regions.as_deref()),
+        }
+    }
+
+    fn is_about_canaries(&self) -> bool {
+        matches!(self, Command::Promote { .. } | Command::Abort { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_has_done_it_when_all_its_hosts_have() {
+        let host = |region: &str, applied| HostReport {
+            host: String::new(),
+            regions: vec![region.to_owned()],
+            applied,
+            problems: Vec::new(),
+        };
+        let hosts = [host("a", 5), host("a", 4), host("b", 6)];
+        assert!(region_has_done(&hosts, "a", 4));
+        assert!(!region_has_done(&hosts, "a", 5));
+        assert!(region_has_done(&hosts, "b", 6));
+        assert!(!region_has_done(&hosts, "c", 0));
+    }
+}

@@ -1,0 +1,113 @@
+//! What every slot of this host runs: one value behind one atomic pointer. A
+//! request takes the revision that it finds and keeps it; whoever changes
+//! something builds the next table and puts it in place in one step.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use sha2::{Digest as _, Sha256};
+
+use super::load::Loaded;
+use super::revision::{Revision, RevisionInfo};
+use crate::deployments::{Digest, Share};
+use crate::model::Operation;
+
+/// A revision that some of the keys get.
+#[derive(Clone)]
+pub struct Canary {
+    /// The revision.
+    pub revision: Arc<Revision>,
+    /// The keys.
+    pub share: Share,
+}
+
+/// What a slot runs.
+#[derive(Clone)]
+pub struct Running {
+    /// What every key gets that the canary does not.
+    pub active: Arc<Revision>,
+    /// The canary.
+    pub canary: Option<Canary>,
+    /// What ran before the active one, in this process: ready to run again.
+    pub before: Option<(RevisionInfo, Arc<Loaded>)>,
+}
+
+impl Running {
+    /// The revision for a key.
+    fn of(&self, key: &str) -> &Arc<Revision> {
+        match &self.canary {
+            Some(canary) if canary.share.has(hash(canary.revision.loaded().digest, key)) => {
+                &canary.revision
+            }
+            _ => &self.active,
+        }
+    }
+}
+
+/// Where a key is among those of a region. The same on every host, for as long as
+/// the component is a canary; another component gets others first.
+pub fn hash(digest: Digest, key: &str) -> u64 {
+    let hash = Sha256::new()
+        .chain_update(digest.as_bytes())
+        .chain_update(key)
+        .finalize();
+    let (first, _) = hash.split_first_chunk().unwrap_or((&[0; 8], &[]));
+    u64::from_be_bytes(*first)
+}
+
+/// See the head of this file.
+pub struct Table(ArcSwap<Vec<Running>>);
+
+impl Table {
+    /// A table of all slots: by region, then by operation.
+    pub fn new(slots: Vec<Running>) -> Table {
+        Table(ArcSwap::from_pointee(slots))
+    }
+
+    /// The revision that a slot runs for a key.
+    pub fn pick(&self, slot: usize, key: &str) -> Arc<Revision> {
+        Arc::clone(self.0.load()[slot].of(key))
+    }
+
+    /// The revision that a slot runs for what has no key.
+    pub fn active(&self, slot: usize) -> Arc<Revision> {
+        Arc::clone(&self.0.load()[slot].active)
+    }
+
+    /// All slots as they are now.
+    pub fn all(&self) -> Vec<Running> {
+        Vec::clone(&self.0.load())
+    }
+
+    /// Puts other slots in place.
+    pub fn store(&self, slots: Vec<Running>) {
+        self.0.store(Arc::new(slots));
+    }
+}
+
+/// The place of a slot in the table.
+pub fn index(region: usize, operation: Operation) -> usize {
+    region * Operation::ALL.len() + operation as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_the_keys_is_about_that_many_and_another_component_gets_others() {
+        let five = Share::parse("5%").unwrap();
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let keys: Vec<String> = (0..20_000).map(|n| format!("key-{n}")).collect();
+        let has = |digest| keys.iter().filter(move |key| five.has(hash(digest, key)));
+        let count = has(one).count();
+        assert!((800..1200).contains(&count), "{count}");
+        let both = has(one).filter(|key| five.has(hash(two, key))).count();
+        assert!(both < 200, "{both}");
+    }
+
+    #[test]
+    fn where_a_key_is_never_changes() {
+        assert_eq!(hash(Digest::of(b""), "key"), 0);
+    }
+}

@@ -1,0 +1,326 @@
+//! The part of the admin plane that deploys: from a request to what
+//! `handlers::rollout` does, and what came of it as a document.
+
+use std::time::{Duration, Instant as Stopwatch};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::header::{HeaderMap, HeaderName};
+use http::{Request, StatusCode, Uri};
+use hyper::body::{Body as _, Incoming as HttpBody};
+
+use super::body::read_body;
+use super::documents::{
+    AuditEntry, AuditList, Deployed, DeployedSlot, HandlerList, HandlerRevision, RolledBack,
+    RolledBackSlot, Timings,
+};
+use super::query::Query;
+use super::respond::{self, Answer, Kind, Problem};
+use crate::deployments::{Command, Digest, LedgerError, Refusal, Share};
+use crate::handlers::load::LoadError;
+use crate::handlers::registry::{Listed, Registry};
+use crate::handlers::rollout::{Actor, DeployError, Swapped, Upload};
+use crate::model::Operation;
+use crate::wit_host::log::rfc3339;
+
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
+const ACTOR: HeaderName = HeaderName::from_static("tidepool-actor");
+
+/// Longest `Tidepool-Actor`, in bytes.
+const MAX_ACTOR_BYTES: usize = 256;
+
+/// Entries of the audit trail that one answer has at most, and unless asked.
+const MAX_AUDIT: usize = 1000;
+const USUAL_AUDIT: usize = 100;
+
+/// What is changed without a component.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Change {
+    Promote,
+    Abort,
+    Rollback,
+}
+
+impl Change {
+    /// By the last part of its path.
+    pub fn parse(name: &str) -> Option<Change> {
+        match name {
+            "promote" => Some(Change::Promote),
+            "abort" => Some(Change::Abort),
+            "rollback" => Some(Change::Rollback),
+            _ => None,
+        }
+    }
+}
+
+/// `GET /v1/handlers`
+pub(super) async fn list(registry: &Registry) -> Result<Answer, Problem> {
+    let handlers = registry.list().await?.into_iter().map(listed).collect();
+    Ok(respond::json(StatusCode::OK, &HandlerList { handlers }))
+}
+
+/// `POST /v1/handlers/{operation}`
+pub(super) async fn deploy(
+    registry: &Registry,
+    operation: &str,
+    request: Request<HttpBody>,
+    (max_bytes, body_timeout): (usize, Duration),
+) -> Result<Answer, Problem> {
+    let said = said(operation, &request);
+    let (mut upload, by) =
+        said.map_err(|problem| problem.close(!request.body().is_end_stream()))?;
+    upload.component = read_body(request.into_body(), max_bytes, body_timeout).await?;
+    let done = registry.deploy(upload, &by).await?;
+    let document = Deployed {
+        operation: operation.to_owned(),
+        digest: done.digest.to_string(),
+        size: done.size as u64,
+        timings: Timings {
+            verify_ms: millis(done.timings.verify),
+            compile_ms: millis(done.timings.compile),
+            self_test_ms: millis(done.timings.self_test),
+            total_ms: millis(done.total),
+        },
+        slots: done.slots.into_iter().map(deployed_slot).collect(),
+        problems: done.problems,
+    };
+    Ok(respond::json(StatusCode::OK, &document))
+}
+
+/// `POST /v1/handlers/{operation}/{change}`
+pub(super) async fn change(
+    registry: &Registry,
+    change: Change,
+    operation: &str,
+    request: &Request<HttpBody>,
+) -> Result<Answer, Problem> {
+    let start = Stopwatch::now();
+    let operation = known(operation)?;
+    let names: &[&str] = match change {
+        Change::Promote => &["region", "share"],
+        Change::Abort => &["region"],
+        Change::Rollback => &["region", "to"],
+    };
+    let query = Query::of(request.uri(), names)?;
+    let regions = query.list("region")?;
+    let command = match change {
+        Change::Promote => Command::Promote {
+            operation,
+            regions,
+            share: share(&query, "share")?.unwrap_or(Share::ALL),
+        },
+        Change::Abort => Command::Abort { operation, regions },
+        Change::Rollback => Command::Rollback {
+            operation,
+            regions,
+            to: query.number("to")?,
+        },
+    };
+    let by = actor(request.headers())?;
+    let (slots, problems) = registry.command(&command, &by, start).await?;
+    let slots = slots.into_iter().map(|slot| RolledBackSlot {
+        from: slot.from,
+        slot: deployed_slot(slot),
+    });
+    let document = RolledBack {
+        operation: operation.name().to_owned(),
+        slots: slots.collect(),
+        problems,
+    };
+    Ok(respond::json(StatusCode::OK, &document))
+}
+
+/// `GET /v1/audit`
+pub(super) async fn audit(registry: &Registry, uri: &Uri) -> Result<Answer, Problem> {
+    let query = Query::of(uri, &["limit"])?;
+    let limit: usize = query.number("limit")?.unwrap_or(USUAL_AUDIT);
+    let entries = registry.audit(limit.min(MAX_AUDIT)).await?;
+    let entries = entries.into_iter().map(|entry| AuditEntry {
+        number: entry.seq,
+        at: rfc3339(entry.at),
+        summary: match entry.event() {
+            Some(event) => event.summary(),
+            None => "something that a newer Tidepool knows".to_owned(),
+        },
+        event: serde_json::from_str(&entry.body).unwrap_or_default(),
+        actor: entry.actor,
+        source: entry.source,
+    });
+    let document = AuditList {
+        entries: entries.collect(),
+    };
+    Ok(respond::json(StatusCode::OK, &document))
+}
+
+/// What a deploy says before its component.
+fn said(operation: &str, request: &Request<HttpBody>) -> Result<(Upload, Actor), Problem> {
+    let operation = known(operation)?;
+    let query = Query::of(request.uri(), &["region", "canary"])?;
+    let upload = Upload {
+        operation,
+        regions: query.list("region")?,
+        component: bytes::Bytes::new(),
+        announced: announced(request.headers())?,
+        share: share(&query, "canary")?.unwrap_or(Share::ALL),
+        note: String::new(),
+    };
+    Ok((upload, actor(request.headers())?))
+}
+
+fn share(query: &Query, name: &str) -> Result<Option<Share>, Problem> {
+    let Some(text) = query.text(name) else {
+        return Ok(None);
+    };
+    match Share::parse(text) {
+        Some(share) => Ok(Some(share)),
+        None => Err(Problem::new(
+            Kind::BadRequest,
+            format!(
+                "query parameter {name:?}: {text:?} is no share of the keys; write 0.01% to 100%"
+            ),
+        )),
+    }
+}
+
+fn deployed_slot(slot: Swapped) -> DeployedSlot {
+    DeployedSlot {
+        region: slot.region,
+        revision: slot.revision,
+        state: slot.state,
+        share: slot.share.map(|share| share.to_string()),
+        unchanged: slot.unchanged,
+        live_ms: slot.live.map(millis),
+    }
+}
+
+impl From<LedgerError> for Problem {
+    fn from(error: LedgerError) -> Problem {
+        Problem::new(Kind::Unavailable, error.to_string())
+    }
+}
+
+fn known(operation: &str) -> Result<Operation, Problem> {
+    Operation::parse(operation).ok_or_else(|| {
+        let detail =
+            format!("there is no operation {operation:?}; there are get, put, delete and hydrate");
+        Problem::new(Kind::NoSuchPath, detail)
+    })
+}
+
+fn actor(headers: &HeaderMap) -> Result<Actor, Problem> {
+    let name = match headers.get(ACTOR).map(|value| value.to_str()) {
+        None => "unknown",
+        Some(Ok(text)) if !text.is_empty() && text.len() <= MAX_ACTOR_BYTES => text,
+        Some(_) => {
+            return Err(Problem::new(
+                Kind::BadRequest,
+                format!(
+                    "header Tidepool-Actor: send who you are in 1 to {MAX_ACTOR_BYTES} bytes of ASCII, or leave it out"
+                ),
+            ));
+        }
+    };
+    Ok(Actor {
+        name: name.to_owned(),
+        source: "admin".to_owned(),
+    })
+}
+
+/// The SHA-256 in `Content-Digest` (RFC 9530).
+fn announced(headers: &HeaderMap) -> Result<Option<Digest>, Problem> {
+    let Some(value) = headers.get(CONTENT_DIGEST) else {
+        return Ok(None);
+    };
+    let digest = value.to_str().ok().and_then(|text| {
+        let member = text
+            .split(',')
+            .map(str::trim)
+            .find_map(|member| member.strip_prefix("sha-256=:"))?;
+        Digest::from_bytes(&BASE64.decode(member.strip_suffix(':')?).ok()?)
+    });
+    match digest {
+        Some(digest) => Ok(Some(digest)),
+        None => Err(Problem::new(
+            Kind::BadRequest,
+            "header Content-Digest: send sha-256=:<base64 of 32 bytes>: (RFC 9530), or leave it out",
+        )),
+    }
+}
+
+fn listed(listed: Listed) -> HandlerRevision {
+    let recorded = listed.recorded;
+    let (calls, failures) = listed.counts.unwrap_or_default();
+    let taken_back = recorded
+        .taken_back
+        .map(|reason| format!("took itself back: {reason}"));
+    let notes = [Some(recorded.note), taken_back, listed.problem];
+    let notes: Vec<String> = notes
+        .into_iter()
+        .flatten()
+        .filter(|note| !note.is_empty())
+        .collect();
+    let note = notes.join("; ");
+    HandlerRevision {
+        region: listed.region,
+        operation: listed.operation.name().to_owned(),
+        revision: recorded.number,
+        digest: listed.digest.to_string(),
+        size: listed.size,
+        deployed_at: rfc3339(recorded.at),
+        deployed_by: recorded.by,
+        state: listed.state,
+        share: listed.share.map(|share| share.to_string()),
+        calls,
+        failures,
+        note: Some(note).filter(|note| !note.is_empty()),
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+impl From<DeployError> for Problem {
+    fn from(error: DeployError) -> Problem {
+        let detail = error.to_string();
+        let kind = match &error {
+            DeployError::Refused(Refusal::UnknownRegion { .. }) => Kind::NoSuchPath,
+            DeployError::Refused(_) | DeployError::TooOld(_) => Kind::Conflict,
+            DeployError::DigestMismatch { .. } => Kind::BadRequest,
+            DeployError::OutcomeUnknown(_) => Kind::OutcomeUnknown,
+            DeployError::Ledger(_) | DeployError::Load(LoadError::Host(_)) => Kind::Unavailable,
+            DeployError::Load(LoadError::TooLarge { .. }) => Kind::TooLarge,
+            DeployError::Load(LoadError::SelfTest { detail, .. }) => {
+                tracing::warn!("a component failed its self-test: {detail}");
+                Kind::Unprocessable
+            }
+            DeployError::Load(_) => Kind::Unprocessable,
+        };
+        Problem::new(kind, detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pairs = pairs.iter().map(|(name, value)| {
+            let value = http::HeaderValue::from_static(value);
+            (HeaderName::from_static(name), value)
+        });
+        pairs.collect()
+    }
+
+    #[test]
+    fn a_content_digest_is_32_bytes_of_base64() {
+        let digest = Digest::of(b"x");
+        let text: &'static str = format!("sha-256=:{}:", BASE64.encode(digest.as_bytes())).leak();
+        assert_eq!(
+            announced(&headers(&[("content-digest", text)])).unwrap(),
+            Some(digest)
+        );
+        assert!(announced(&headers(&[("content-digest", "sha-256=:AAAA:")])).is_err());
+        assert_eq!(announced(&HeaderMap::new()).unwrap(), None);
+    }
+}
