@@ -18,8 +18,8 @@
 //!   `hydrate` component decides about the batch, the worker applies it to the
 //!   region's [`cache`] in one step and then saves the position.
 //! - Deploy: [`cli`] or [`watch`] sends a component to [`http::admin`],
-//!   [`handlers::registry`] has it checked, compiled and called once
-//!   ([`handlers::load`]), records it ([`handlers::store`]) and swaps it in;
+//!   [`handlers::registry`] has it checked, compiled in a process of its own
+//!   ([`handlers::compile`]) and called once ([`handlers::load`]), records it ([`handlers::store`]) and swaps it in;
 //!   the old revision drops itself after its last request.
 //!
 //! # Layout

@@ -287,9 +287,10 @@ impl Registry {
                 received,
             });
         }
-        let _one_at_a_time = self.deploying.lock().await;
         let size = component.len();
+        // Before its turn: what is compiled need not wait for what is not.
         let (loaded, timings) = self.loader.load(operation, component.clone()).await?;
+        let _one_at_a_time = self.deploying.lock().await;
         let changing: Vec<usize> = targets
             .iter()
             .copied()
