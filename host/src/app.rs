@@ -22,6 +22,8 @@ use crate::feed::FeedSource;
 use crate::feed::cockroach::{CockroachFeedSettings, CockroachFeedSource};
 use crate::feed::postgres::{PostgresFeedSettings, PostgresFeedSource};
 use crate::feed::sqlite::{SqliteFeedSettings, SqliteFeedSource};
+use crate::handlers::compile::Compiler;
+use crate::handlers::compiled::CompiledCache;
 use crate::handlers::engine::{EngineError, ServingEngine};
 use crate::handlers::load::{LoadError, Loader};
 use crate::handlers::registry::{OpenError as RegistryError, Registry, RegistryParts};
@@ -368,7 +370,13 @@ async fn open_registry(
     let instances = parts.len() * Operation::ALL.len() * per_slot + 1;
     let instances = u32::try_from(instances).unwrap_or(u32::MAX);
     let engine = ServingEngine::new(settings.limits.clone(), instances)?;
-    let loader = Loader::new(engine, handlers.max_component_bytes)?;
+    let compiled = CompiledCache::open(
+        &settings.data,
+        engine.engine(),
+        handlers.compiled_cache_bytes,
+    );
+    let compiler = Compiler::process(handlers)?;
+    let loader = Loader::new(engine, handlers.max_component_bytes, compiler, compiled)?;
     let registry = Registry::open(RegistryParts {
         regions: parts
             .iter()

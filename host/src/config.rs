@@ -66,8 +66,8 @@ macro_rules! settings {
 settings! {
     /// All settings of a host.
     Settings {
-        /// The folder of the deployed handlers, and of the log when it is embedded.
-        /// Made when missing.
+        /// The folder of the deployed handlers and what they were compiled to, and of
+        /// the log when it is embedded. Made when missing.
         data: PathBuf = PathBuf::from("tidepool-data"),
         /// The regions of `tidepool dev`, each `name=address`; 1 to 16. A name is 1 to 63 of
         /// `a`-`z`, `0`-`9` and `-`; port 0 takes any free port.
@@ -255,6 +255,19 @@ settings! {
         /// handler is within, to 256 MiB.
         #[serde(with = "size")]
         max_component_bytes: usize = 64 * MIB,
+        /// Memory (address space) that the process which compiles a component may
+        /// use; a component that takes more is refused. At least 256 MiB.
+        #[serde(with = "size")]
+        compile_memory: usize = 1024 * MIB,
+        /// How long compiling a component may take; one that takes longer is
+        /// refused. At least 1 s.
+        #[serde(with = "duration")]
+        compile_timeout: Duration = Duration::from_secs(30),
+        /// Disk space for compiled components, in `compiled` in the `data` folder:
+        /// what is found there is not compiled again. The longest unused go first;
+        /// 0 keeps none.
+        #[serde(with = "size")]
+        compiled_cache_bytes: usize = 1024 * MIB,
         /// Calls that run at once, for each region and operation.
         concurrency: usize = 128,
         /// Calls that may wait for their turn, for each region and operation;

@@ -18,10 +18,11 @@
 //!   `hydrate` component decides about the batch, the worker applies it to the
 //!   region's [`cache`] in one step and then saves the position.
 //! - Deploy: [`cli`] or [`watch`] sends a component to [`http::admin`],
-//!   [`handlers::rollout`] has it checked, compiled and called once
-//!   ([`handlers::load`]) and appends it to the ledger ([`deployments`]), which
-//!   every host follows: [`handlers::registry`] swaps it in; the old revision
-//!   drops itself after its last request.
+//!   [`handlers::rollout`] has it checked, compiled in a process of its own
+//!   ([`handlers::compile`]) and called once ([`handlers::load`]) and appends it
+//!   to the ledger ([`deployments`]), which every host follows:
+//!   [`handlers::registry`] swaps it in; the old revision drops itself after its
+//!   last request.
 //!
 //! # Layout
 //!

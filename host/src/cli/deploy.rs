@@ -66,7 +66,8 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     ask(&args.client, call, show)
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, CliError> {
+/// Reads a component, unless it is larger than any may be.
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, CliError> {
     let failed = |error| {
         CliError::Failed(format!(
             "cannot read {}: {error}; name a component (.wasm)",

@@ -7,7 +7,10 @@
 
 mod abort;
 mod audit;
+mod check;
 mod client;
+mod compile;
+mod completions;
 mod config;
 mod deploy;
 mod dev;
@@ -19,6 +22,8 @@ mod rollback;
 mod running;
 mod serve;
 mod settings;
+
+pub use compile::answer_compile;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -46,11 +51,13 @@ enum Command {
     Dev(dev::Args),
     Serve(serve::Args),
     Config(config::Args),
+    Check(check::Args),
     Deploy(deploy::Args),
     Doctor(doctor::Args),
     Handlers(handlers::Args),
     Promote(promote::Args),
     Rollback(rollback::Args),
+    Completions(completions::Args),
 }
 
 /// Why a command did not do what it was asked.
@@ -79,6 +86,10 @@ impl CliError {
 
 /// Runs the command that the arguments (the program's name first) say.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(done) = answer_compile(args.iter().cloned()) {
+        return done;
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
@@ -89,11 +100,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Dev(args) => dev::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Config(args) => config::run(args),
+        Command::Check(args) => check::run(args),
         Command::Deploy(args) => deploy::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Handlers(args) => handlers::run(&args),
         Command::Promote(args) => promote::run(&args),
         Command::Rollback(args) => rollback::run(&args),
+        Command::Completions(args) => completions::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

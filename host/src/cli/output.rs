@@ -19,8 +19,13 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
 
 /// Writes `error: ...` in one line to standard error.
 pub(super) fn error(text: &str) {
+    line(&format!("error: {}", one_line(text)));
+}
+
+/// Writes one line to standard error.
+pub(super) fn line(text: &str) {
     // There is nobody left to tell when this fails.
-    let _ = writeln!(std::io::stderr(), "error: {}", one_line(text));
+    let _ = writeln!(std::io::stderr(), "{}", one_line(text));
 }
 
 /// The text in one line, without control characters.

@@ -15,12 +15,22 @@ const CUSTOMARY: [(&str, &str); 3] = [
     ("PORT", "TIDEPOOL_LISTEN"),
 ];
 
-/// The flags of every command that runs or checks a host.
+/// The flags of every command that has settings.
 #[derive(clap::Args, Debug)]
-pub(super) struct ConfigArgs {
+pub(super) struct SettingArgs {
     /// A TOML file of settings; `tidepool config print` writes one to start from
     #[arg(long, value_name = "FILE", env = "TIDEPOOL_CONFIG")]
     config: Option<PathBuf>,
+    /// Any setting, for example limits.cpu=1s; may be given more than once
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
+}
+
+/// The flags of every command that runs or checks a host.
+#[derive(clap::Args, Debug)]
+pub(super) struct ConfigArgs {
+    #[command(flatten)]
+    any: SettingArgs,
     /// The folder of what this host keeps: deployed handlers, and the embedded log
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
@@ -30,12 +40,9 @@ pub(super) struct ConfigArgs {
     /// A folder whose components are deployed when they change
     #[arg(long, value_name = "DIR")]
     watch: Option<String>,
-    /// Any setting, for example limits.cpu=1s; may be given more than once
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
-    set: Vec<(String, String)>,
 }
 
-impl ConfigArgs {
+impl SettingArgs {
     /// All sources. `own` are the command's own flags; a flag of its own beats
     /// `--set`. `customary`: also take `DATABASE_URL`, `REDIS_URL` and `PORT`.
     pub(super) fn sources(
@@ -44,12 +51,7 @@ impl ConfigArgs {
         customary: bool,
     ) -> Result<Sources, CliError> {
         let mut flags = self.set;
-        let shared = [
-            ("data", self.data),
-            ("admin.listen", self.admin_listen),
-            ("watch", self.watch),
-        ];
-        for (key, value) in shared.into_iter().chain(own) {
+        for (key, value) in own {
             flags.extend(value.map(|value| (key.to_owned(), value)));
         }
         Ok(Sources {
@@ -57,6 +59,22 @@ impl ConfigArgs {
             environment: environment(std::env::vars_os(), customary)?,
             flags,
         })
+    }
+}
+
+impl ConfigArgs {
+    /// As [`SettingArgs::sources`].
+    pub(super) fn sources(
+        self,
+        own: impl IntoIterator<Item = (&'static str, Option<String>)>,
+        customary: bool,
+    ) -> Result<Sources, CliError> {
+        let shared = [
+            ("data", self.data),
+            ("admin.listen", self.admin_listen),
+            ("watch", self.watch),
+        ];
+        self.any.sources(shared.into_iter().chain(own), customary)
     }
 }
 

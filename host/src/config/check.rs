@@ -23,6 +23,12 @@ pub const MIN_TOKEN_BYTES: usize = 16;
 /// Largest component that a configuration may allow, in bytes.
 pub const MAX_COMPONENT_BYTES_CEILING: usize = 256 * MIB;
 
+/// Least memory to compile in: far more than a built-in handler takes.
+const LEAST_COMPILE_MEMORY: usize = 256 * MIB;
+
+/// Shortest time to compile in: far longer than a built-in handler takes.
+const SHORTEST_COMPILE: Duration = Duration::from_secs(1);
+
 /// Most connections that reads share: one carries many requests at once.
 const MAX_DATABASE_CONNECTIONS: usize = 64;
 
@@ -295,6 +301,25 @@ fn check_handlers(handlers: &Handlers) -> Checked {
         handlers.max_component_bytes,
         64 * KIB,
         MAX_COMPONENT_BYTES_CEILING,
+    )?;
+    bytes(
+        "handlers.compile_memory",
+        handlers.compile_memory,
+        LEAST_COMPILE_MEMORY,
+        LARGEST,
+    )?;
+    if !(SHORTEST_COMPILE..=LONGEST).contains(&handlers.compile_timeout) {
+        return Err(invalid(
+            "handlers.compile_timeout",
+            humantime::format_duration(handlers.compile_timeout),
+            "use 1s to 1day",
+        ));
+    }
+    bytes(
+        "handlers.compiled_cache_bytes",
+        handlers.compiled_cache_bytes,
+        0,
+        LARGEST,
     )?;
     count("handlers.concurrency", handlers.concurrency, 1)?;
     count("handlers.queue", handlers.queue, 0)?;

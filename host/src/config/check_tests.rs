@@ -223,3 +223,18 @@ fn redis_settings_have_bounds() {
         assert_eq!(refused(set).key, key);
     }
 }
+
+#[test]
+fn compiling_has_room_and_time_for_the_built_in_handlers() {
+    accepted(|s| s.handlers.compile_memory = 256 * MIB);
+    let error = refused(|s| s.handlers.compile_memory = 256 * MIB - 1);
+    assert_eq!(error.key, "handlers.compile_memory");
+    accepted(|s| s.handlers.compile_timeout = Duration::from_secs(1));
+    for time in [Duration::from_millis(999), Duration::from_secs(86_401)] {
+        let error = refused(|s| s.handlers.compile_timeout = time);
+        assert_eq!(error.key, "handlers.compile_timeout");
+    }
+    accepted(|s| s.handlers.compiled_cache_bytes = 0);
+    let error = refused(|s| s.handlers.compiled_cache_bytes = LARGEST + 1);
+    assert_eq!(error.key, "handlers.compiled_cache_bytes");
+}

@@ -52,7 +52,40 @@ pub struct ServingEngine {
     engine: Engine,
     ticks: Arc<AtomicU64>,
     limits: Arc<Limits>,
-    reservation: u64,
+    recipe: Recipe,
+}
+
+/// What code has to be compiled with to be loaded by a serving engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Recipe {
+    /// Bytes of address space that each memory of a component gets.
+    pub reservation: u64,
+    /// Bytes of stack that a call may use.
+    pub stack_bytes: usize,
+}
+
+impl Recipe {
+    /// Compiles a component in an engine of its own. Slow, and without a bound
+    /// on memory; see [`super::compile`] for one that has it.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not a valid component.
+    pub fn compile(&self, component: &[u8]) -> wasmtime::Result<Vec<u8>> {
+        Engine::new(&self.config())?.precompile_component(component)
+    }
+
+    fn config(&self) -> Config {
+        let mut config = Config::new();
+        config
+            .concurrency_support(false)
+            .epoch_interruption(true)
+            .cranelift_opt_level(OptLevel::Speed)
+            .memory_reservation(self.reservation)
+            .max_wasm_stack(self.stack_bytes)
+            .async_stack_size(self.stack_bytes + HOST_STACK_BYTES);
+        config
+    }
 }
 
 impl ServingEngine {
@@ -62,16 +95,21 @@ impl ServingEngine {
     ///
     /// The machine gives too little address space even in the small layout.
     pub fn new(limits: Limits, instances: u32) -> Result<ServingEngine, EngineError> {
-        let (engine, reservation) = match pooling(&limits, instances, FULL_RESERVATION) {
-            Ok(engine) => (engine, FULL_RESERVATION),
+        let recipe = |reservation| Recipe {
+            reservation,
+            stack_bytes: limits.stack_bytes,
+        };
+        let fast = recipe(FULL_RESERVATION);
+        let (engine, recipe) = match pooling(&limits, instances, &fast) {
+            Ok(engine) => (engine, fast),
             Err(error) => {
-                let small = limits.memory_bytes as u64;
+                let small = recipe(limits.memory_bytes as u64);
                 tracing::warn!(
                     %error,
                     "this machine gives too little address space for the fast layout; \
                      handlers will check memory bounds in software"
                 );
-                let engine = pooling(&limits, instances, small).map_err(|error| {
+                let engine = pooling(&limits, instances, &small).map_err(|error| {
                     EngineError::AddressSpace {
                         instances,
                         reason: format!("{error:#}"),
@@ -86,7 +124,7 @@ impl ServingEngine {
             engine,
             ticks,
             limits: Arc::new(limits),
-            reservation,
+            recipe,
         })
     }
 
@@ -105,41 +143,27 @@ impl ServingEngine {
         &self.limits
     }
 
-    /// Compiles a component in an engine of its own. Slow; call it off the
-    /// threads that serve.
-    ///
-    /// # Errors
-    ///
-    /// The bytes are not a valid component.
-    pub fn compile(&self, component: &[u8]) -> wasmtime::Result<Vec<u8>> {
-        Engine::new(&base(&self.limits, self.reservation))?.precompile_component(component)
+    /// What code has to be compiled with to be loaded here.
+    pub fn recipe(&self) -> Recipe {
+        self.recipe
     }
 
-    /// Loads what [`ServingEngine::compile`] made.
+    /// Loads what [`Recipe::compile`] made. Nothing else may be passed: it is
+    /// code that will be run.
     ///
     /// # Errors
     ///
-    /// The system gives no memory for the code.
+    /// It was made for another engine or another kind of processor, or the
+    /// system gives no memory for it.
     pub fn load(&self, compiled: &[u8]) -> wasmtime::Result<wasmtime::component::Component> {
-        // SAFETY: the bytes come straight from `compile` in this process and
-        // have been nowhere else.
+        // SAFETY: the bytes come straight from `compile`, in this process or in
+        // one of the same program, or from a file with this host's proof that
+        // they did.
         unsafe { wasmtime::component::Component::deserialize(&self.engine, compiled) }
     }
 }
 
-fn base(limits: &Limits, reservation: u64) -> Config {
-    let mut config = Config::new();
-    config
-        .concurrency_support(false)
-        .epoch_interruption(true)
-        .cranelift_opt_level(OptLevel::Speed)
-        .memory_reservation(reservation)
-        .max_wasm_stack(limits.stack_bytes)
-        .async_stack_size(limits.stack_bytes + HOST_STACK_BYTES);
-    config
-}
-
-fn pooling(limits: &Limits, instances: u32, reservation: u64) -> wasmtime::Result<Engine> {
+fn pooling(limits: &Limits, instances: u32, recipe: &Recipe) -> wasmtime::Result<Engine> {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
         .total_core_instances(instances.saturating_mul(CORE_PARTS))
@@ -153,7 +177,7 @@ fn pooling(limits: &Limits, instances: u32, reservation: u64) -> wasmtime::Resul
         .max_tables_per_component(100)
         .linear_memory_keep_resident(KEEP_RESIDENT)
         .table_keep_resident(KEEP_RESIDENT);
-    let mut config = base(limits, reservation);
+    let mut config = recipe.config();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&config)
 }

@@ -1,18 +1,23 @@
-//! From bytes to a component that a slot can run: size, kind, compilation,
-//! imports, exports, and a call to see that it works. A component that passes
-//! is shared by every slot that runs it.
+//! From bytes to a component that a slot can run: size and kind, compilation
+//! ([`super::compile`]) or what there is of an earlier one
+//! ([`super::compiled`]), imports and exports, and a call to see that it works.
+//! A component that passes is shared by every slot that runs it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant as Stopwatch};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
-use wasmtime::component::types::ComponentItem;
+use tokio::sync::OnceCell;
 use wasmtime::component::{Component, InstancePre, Linker};
 
+use super::compile::{Compiler, one_line};
+use super::compiled::CompiledCache;
 use super::engine::ServingEngine;
 use super::error::CallError;
 use super::selftest;
+use super::verify::{check_kind, check_world};
 use crate::deployments::Digest;
 use crate::model::Operation;
 use crate::wit_host::context::Context;
@@ -22,7 +27,7 @@ use crate::wit_host::worlds;
 const RECENT: usize = 8;
 
 /// Why bytes do not become a component that the operation can use.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LoadError {
     /// Over `handlers.max_component_bytes`.
     #[error(
@@ -48,6 +53,24 @@ pub enum LoadError {
     /// It does not parse or validate: damaged or cut short, most likely.
     #[error("the component is not valid (cut short, or damaged?): {0}")]
     Invalid(String),
+    /// Compiling it takes more memory than it may.
+    #[error(
+        "compiling the component takes more than {} MiB of memory; make it smaller, \
+         or raise handlers.compile_memory", limit >> 20
+    )]
+    CompileMemory {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// Compiling it takes longer than it may.
+    #[error(
+        "compiling the component takes longer than {}; make it smaller, \
+         or raise handlers.compile_timeout", humantime::format_duration(*limit)
+    )]
+    CompileTime {
+        /// The limit.
+        limit: Duration,
+    },
     /// It asks for more than its world has.
     #[error(
         "a `{operation}` component may not import {}; it may import {} and WASI",
@@ -99,7 +122,7 @@ pub enum LoadError {
 pub struct Timings {
     /// Imports and exports.
     pub verify: Duration,
-    /// Compilation.
+    /// Compilation with the wait for its turn, or finding it compiled.
     pub compile: Duration,
     /// The self-test.
     pub self_test: Duration,
@@ -117,26 +140,42 @@ pub struct Loaded {
     pub pre: InstancePre<Context>,
 }
 
-/// Loads components, each digest once at a time.
+/// A component that is being compiled, or how that has ended: all who ask for
+/// it meanwhile share it.
+type Flight = OnceCell<Result<Component, LoadError>>;
+
+/// Loads components: finds what is loaded, or else what is compiled, or else
+/// compiles it.
 pub struct Loader {
     engine: ServingEngine,
     linkers: HashMap<Operation, Linker<Context>>,
     max_bytes: usize,
+    compiler: Compiler,
+    compiled: Option<Arc<CompiledCache>>,
     loaded: Mutex<HashMap<(Digest, Operation), Weak<Loaded>>>,
     /// Kept for a while though no slot runs them: what is rolled back to is
     /// mostly what ran before.
     recent: Mutex<VecDeque<Arc<Loaded>>>,
+    flights: Mutex<HashMap<Digest, Weak<Flight>>>,
     /// One compilation at a time: two would take both cores from requests.
     compiling: tokio::sync::Mutex<()>,
+    /// One self-test at a time: the engine has room for one beside what serves.
+    testing: tokio::sync::Mutex<()>,
 }
 
 impl Loader {
-    /// A loader for `engine`.
+    /// A loader for `engine`, of components of at most `max_bytes`. What is in
+    /// `compiled` need not be compiled.
     ///
     /// # Errors
     ///
     /// An interface has no implementation: a defect of the host.
-    pub fn new(engine: ServingEngine, max_bytes: usize) -> Result<Loader, LoadError> {
+    pub fn new(
+        engine: ServingEngine,
+        max_bytes: usize,
+        compiler: Compiler,
+        compiled: Option<CompiledCache>,
+    ) -> Result<Loader, LoadError> {
         let mut linkers = HashMap::new();
         for operation in Operation::ALL {
             let linker = worlds::linker(engine.engine(), operation)
@@ -147,9 +186,13 @@ impl Loader {
             engine,
             linkers,
             max_bytes,
+            compiler,
+            compiled: compiled.map(Arc::new),
             loaded: Mutex::default(),
             recent: Mutex::default(),
+            flights: Mutex::default(),
             compiling: tokio::sync::Mutex::default(),
+            testing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -173,40 +216,63 @@ impl Loader {
     pub async fn load(
         &self,
         operation: Operation,
-        bytes: bytes::Bytes,
+        bytes: Bytes,
     ) -> Result<(Arc<Loaded>, Timings), LoadError> {
+        let mut timings = Timings::default();
+        let loaded = self.load_timed(operation, bytes, &mut timings).await?;
+        Ok((loaded, timings))
+    }
+
+    /// As [`Loader::load`]; the times of the steps are known even when one of
+    /// them fails.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    pub async fn load_timed(
+        &self,
+        operation: Operation,
+        bytes: Bytes,
+        timings: &mut Timings,
+    ) -> Result<Arc<Loaded>, LoadError> {
         check_kind(&bytes, self.max_bytes)?;
         let digest = Digest::of(&bytes);
-        let _one_at_a_time = self.compiling.lock().await;
         if let Some(loaded) = self.loaded(operation, digest) {
-            return Ok((loaded, Timings::default()));
+            return Ok(loaded);
         }
-        let mut timings = Timings::default();
+        let size = bytes.len();
 
         let start = Stopwatch::now();
-        let component = self.compile(bytes.clone()).await?;
+        let component = self.component(digest, bytes).await;
         timings.compile = start.elapsed();
 
         let start = Stopwatch::now();
-        let pre = self.link(operation, &component)?;
+        let pre = self.link(operation, &component?);
         timings.verify = start.elapsed();
 
-        let start = Stopwatch::now();
         let loaded = Arc::new(Loaded {
             digest,
-            size: bytes.len(),
+            size,
             operation,
-            pre,
+            pre: pre?,
         });
-        self.self_test(&loaded).await?;
+        let one_at_a_time = self.testing.lock().await;
+        // One who asked for the same at the same time may have got here first.
+        if let Some(loaded) = self.loaded(operation, digest) {
+            return Ok(loaded);
+        }
+        let start = Stopwatch::now();
+        let passed = self.self_test(&loaded).await;
         timings.self_test = start.elapsed();
+        passed?;
 
         let mut all = self.loaded.lock();
         all.retain(|_, loaded| loaded.strong_count() > 0);
         all.insert((digest, operation), Arc::downgrade(&loaded));
         drop(all);
+        drop(one_at_a_time);
         self.keep(&loaded);
-        Ok((loaded, timings))
+        Ok(loaded)
     }
 
     /// Moves a component to the front of the recent ones.
@@ -217,23 +283,50 @@ impl Loader {
         recent.truncate(RECENT);
     }
 
-    async fn compile(&self, bytes: bytes::Bytes) -> Result<Component, LoadError> {
-        let engine = self.engine.clone();
-        let work = move || {
-            let compiled = engine
-                .compile(&bytes)
-                .map_err(|error| LoadError::Invalid(one_line(&error)))?;
-            engine
-                .load(&compiled)
-                .map_err(|error| LoadError::Host(one_line(&error)))
-        };
-        tokio::task::spawn_blocking(work)
-            .await
-            .unwrap_or_else(|error| {
-                Err(LoadError::Invalid(format!(
-                    "the compiler gave up on it: {error}"
-                )))
+    /// The component as it can be linked; made once, however many ask.
+    async fn component(&self, digest: Digest, bytes: Bytes) -> Result<Component, LoadError> {
+        let flight = {
+            let mut flights = self.flights.lock();
+            flights.retain(|_, flight| flight.strong_count() > 0);
+            let flying = flights.get(&digest).and_then(Weak::upgrade);
+            flying.unwrap_or_else(|| {
+                let flight = Arc::default();
+                flights.insert(digest, Arc::downgrade(&flight));
+                flight
             })
+        };
+        // Should who flies it go away, another goes on.
+        let made = flight.get_or_init(|| self.make(digest, bytes)).await;
+        made.clone()
+    }
+
+    async fn make(&self, digest: Digest, bytes: Bytes) -> Result<Component, LoadError> {
+        let engine = self.engine.clone();
+        let compiled = self.compiled.clone();
+        let find = move || find_compiled(&engine, compiled.as_deref()?, digest);
+        if let Some(component) = blocking(find).await? {
+            tracing::debug!(%digest, "found compiled on disk");
+            return Ok(component);
+        }
+        let one_at_a_time = self.compiling.lock().await;
+        let start = Stopwatch::now();
+        let recipe = self.engine.recipe();
+        let code = self.compiler.compile(recipe, bytes).await?;
+        let took = humantime::format_duration(Duration::from_millis(millis(start.elapsed())));
+        tracing::info!(%digest, bytes = code.len(), %took, "compiled a component");
+        drop(one_at_a_time);
+        let engine = self.engine.clone();
+        let compiled = self.compiled.clone();
+        let load = move || {
+            let component = engine
+                .load(&code)
+                .map_err(|error| LoadError::Host(one_line(&format!("{error:#}"))))?;
+            if let Some(compiled) = compiled {
+                compiled.put(digest, &code);
+            }
+            Ok(component)
+        };
+        blocking(load).await?
     }
 
     /// Checks the component against the operation's world.
@@ -242,59 +335,14 @@ impl Loader {
         operation: Operation,
         component: &Component,
     ) -> Result<InstancePre<Context>, LoadError> {
-        let engine = self.engine.engine();
-        let ty = component.component_type();
-        let mut forbidden: Vec<_> = ty
-            .imports(engine)
-            // A type that the world takes out of an interface is listed too,
-            // and carries no authority.
-            .filter(|(_, item)| {
-                !matches!(item.ty, ComponentItem::Type(_) | ComponentItem::Resource(_))
-            })
-            .filter(|(name, _)| !may_import(operation, name))
-            .collect();
-        // An interface of types only comes along with one that uses them, and
-        // would go with it: naming it would mislead.
-        let is_used = |item: &ComponentItem| match item {
-            ComponentItem::ComponentInstance(instance) => instance
-                .exports(engine)
-                .any(|(_, export)| matches!(export.ty, ComponentItem::ComponentFunc(_))),
-            _ => true,
-        };
-        if forbidden.iter().any(|(_, item)| is_used(&item.ty)) {
-            forbidden.retain(|(_, item)| is_used(&item.ty));
-        }
-        if !forbidden.is_empty() {
-            let forbidden = forbidden
-                .into_iter()
-                .map(|(name, _)| name.to_owned())
-                .collect();
-            let allowed = worlds::imports(operation)
-                .iter()
-                .map(|i| interface_name(i))
-                .collect();
-            return Err(LoadError::Forbidden {
-                operation,
-                forbidden,
-                allowed,
-            });
-        }
-        let handle = ty.exports(engine).find(|(name, _)| *name == worlds::EXPORT);
-        if !matches!(handle, Some((_, item)) if matches!(item.ty, ComponentItem::ComponentFunc(_)))
-        {
-            let exports = ty
-                .exports(engine)
-                .map(|(name, _)| name.to_owned())
-                .collect();
-            return Err(LoadError::MissingExport { operation, exports });
-        }
+        check_world(self.engine.engine(), operation, component)?;
         let linker = self
             .linkers
             .get(&operation)
             .ok_or_else(|| LoadError::Host("no linker".into()))?;
         linker
             .instantiate_pre(component)
-            .map_err(|error| LoadError::ImportMismatch(one_line(&error)))
+            .map_err(|error| LoadError::ImportMismatch(one_line(&format!("{error:#}"))))
     }
 
     async fn self_test(&self, loaded: &Loaded) -> Result<(), LoadError> {
@@ -312,99 +360,35 @@ impl Loader {
     }
 }
 
-/// Checks what can be told from the first bytes.
-fn check_kind(bytes: &[u8], limit: usize) -> Result<(), LoadError> {
-    const MODULE: &[u8] = b"\0asm\x01\0\0\0";
-    const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
-    if bytes.len() > limit {
-        return Err(LoadError::TooLarge {
-            size: bytes.len(),
-            limit,
-        });
-    }
-    if bytes.starts_with(MODULE) {
-        return Err(LoadError::CoreModule);
-    }
-    if !bytes.starts_with(COMPONENT) {
-        return Err(LoadError::NotWasm);
-    }
-    Ok(())
+/// A component that has been compiled before. What the engine refuses was
+/// compiled on another kind of processor.
+fn find_compiled(
+    engine: &ServingEngine,
+    compiled: &CompiledCache,
+    digest: Digest,
+) -> Option<Component> {
+    let code = compiled.get(digest)?;
+    let component = engine.load(&code);
+    component
+        .inspect_err(|error| {
+            let error = one_line(&format!("{error:#}"));
+            tracing::warn!(%digest, %error, "a compiled component does not fit; compiling it again");
+        })
+        .ok()
 }
 
-fn interface_name(interface: &str) -> String {
-    format!(
-        "{}/{interface}@{}",
-        worlds::PACKAGE,
-        worlds::PACKAGE_VERSION
-    )
+/// Runs what takes its time off the threads that serve.
+async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> R + Send + 'static,
+) -> Result<R, LoadError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| LoadError::Host(format!("loading it broke off: {error}")))
 }
 
-/// Whether the world of the operation has the import. WASI is served without
-/// anything behind it that could be reached.
-fn may_import(operation: Operation, name: &str) -> bool {
-    const WASI: [&str; 6] = [
-        "wasi:cli/",
-        "wasi:clocks/",
-        "wasi:filesystem/",
-        "wasi:io/",
-        "wasi:random/",
-        "wasi:sockets/",
-    ];
-    WASI.iter().any(|package| name.starts_with(package))
-        || worlds::imports(operation)
-            .iter()
-            .any(|interface| name == interface_name(interface))
-}
-
-/// The whole chain of an error in one line.
-fn one_line(error: &wasmtime::Error) -> String {
-    format!("{error:#}")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kinds_and_sizes_are_told_apart_before_compiling() {
-        let component = b"\0asm\x0d\0\x01\0".to_vec();
-        assert!(check_kind(&component, 8).is_ok());
-        assert!(matches!(
-            check_kind(&component, 7),
-            Err(LoadError::TooLarge { size: 8, limit: 7 })
-        ));
-        assert!(matches!(
-            check_kind(b"\0asm\x01\0\0\0", 8),
-            Err(LoadError::CoreModule)
-        ));
-        assert!(matches!(check_kind(b"hello", 8), Err(LoadError::NotWasm)));
-        assert!(matches!(check_kind(b"", 8), Err(LoadError::NotWasm)));
-    }
-
-    #[test]
-    fn each_operation_has_its_own_authority() {
-        let may = |op, interface| may_import(op, &interface_name(interface));
-        assert!(may(Operation::Get, "cache") && may(Operation::Get, "log-reader"));
-        assert!(!may(Operation::Get, "log-put") && !may(Operation::Get, "log-delete"));
-        assert!(may(Operation::Put, "log-put"));
-        assert!(
-            !may(Operation::Put, "cache")
-                && !may(Operation::Put, "log-delete")
-                && !may(Operation::Put, "log-reader")
-        );
-        assert!(may(Operation::Delete, "log-delete"));
-        assert!(!may(Operation::Delete, "log-put") && !may(Operation::Delete, "cache"));
-        for interface in ["cache", "log-reader", "log-put", "log-delete"] {
-            assert!(!may(Operation::Hydrate, interface), "{interface}");
-        }
-        assert!(!may_import(
-            Operation::Get,
-            "wasi:http/outgoing-handler@0.2.0"
-        ));
-        assert!(!may_import(Operation::Get, "tidepool:kv/cache@0.2.0"));
-        assert!(may_import(Operation::Get, "wasi:clocks/wall-clock@0.2.9"));
-    }
-}
+#[path = "load_tests.rs"]
+mod tests;

@@ -1,14 +1,18 @@
 //! Handlers: from a component's bytes to an answer.
 //!
-//! The walk of a deployment: [`rollout`] takes the bytes, [`load`] checks and
-//! compiles them ([`engine`]), calls them once ([`selftest`]), and the ledger
-//! keeps the event (`deployments`). [`registry`] reads the ledger, on this host
-//! and on every other, and swaps the [`table`]. The walk of a request: the table
-//! gives the slot's [`revision`], that takes an [`instance`] through the slot's
-//! door ([`slot`]), the component's answer is checked ([`answer`]) and counted
-//! ([`health`]): a revision that does worse than the one before is taken back.
+//! The walk of a deployment: [`rollout`] takes the bytes, [`load`] checks them
+//! ([`verify`]), has them compiled in a process of their own ([`compile`],
+//! [`engine`]) unless they have been ([`compiled`]) and calls them once
+//! ([`selftest`]), and the ledger keeps the event (`deployments`). [`registry`]
+//! reads the ledger, on this host and on every other, and swaps the [`table`].
+//! The walk of a request: the table gives the slot's [`revision`], that takes an
+//! [`instance`] through the slot's door ([`slot`]), the component's answer is
+//! checked ([`answer`]) and counted ([`health`]): a revision that does worse than
+//! the one before is taken back.
 
 pub mod answer;
+pub mod compile;
+pub mod compiled;
 pub mod engine;
 pub mod error;
 pub mod health;
@@ -21,3 +25,4 @@ pub mod rollout;
 pub mod selftest;
 pub mod slot;
 pub mod table;
+mod verify;

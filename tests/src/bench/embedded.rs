@@ -70,6 +70,7 @@ pub fn measure(runtime: &Runtime, sizes: &Sizes) -> Result<Part> {
     let syncs = disk::syncs_per_second(folder.path(), sizes.turn)?;
     part.fact("the disk alone, synced appends", syncs, "/s");
     swaps(runtime, &host, sizes, &mut part)?;
+    memory(runtime, &host, sizes, &mut part)?;
     runtime.block_on(host.stop());
     Ok(part)
 }
@@ -268,4 +269,36 @@ fn swaps(runtime: &Runtime, host: &Host, sizes: &Sizes, part: &mut Part) -> Resu
         "ms",
     );
     Ok(())
+}
+
+/// Memory that different components leave behind, deployed one after another
+/// with nothing else to do.
+fn memory(runtime: &Runtime, host: &Host, sizes: &Sizes, part: &mut Part) -> Result<()> {
+    let component = fixture("tagged-a")?;
+    let (all, first) = (sizes.components, sizes.components / 10);
+    let mut before = 0.0;
+    for n in 1..=all {
+        // Other numbers than the swaps had.
+        let component = never_seen(&component, sizes.swaps + n);
+        runtime.block_on(host.deploy(&component))?;
+        if n == first {
+            before = resident()?;
+        }
+    }
+    part.bounds.push(Bound {
+        what: format!("memory after {all} components / after {first}"),
+        measured: resident()? / before,
+        reach: Reach::Under(1.1),
+    });
+    part.fact("memory then", resident()?, "MiB");
+    Ok(())
+}
+
+/// Memory of this process that is in use, in MiB.
+fn resident() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kib: f64 = kib.ok_or("no VmRSS in /proc/self/status")?.parse()?;
+    Ok(kib / 1024.0)
 }

@@ -18,6 +18,7 @@ mod requests;
 mod servers;
 
 use std::error::Error;
+use std::process::{ExitCode, Termination as _};
 use std::time::Duration;
 
 use load::Measured;
@@ -34,6 +35,8 @@ struct Sizes {
     turn: Duration,
     /// Swaps while 64 connections read.
     swaps: usize,
+    /// Different components that are deployed one after another.
+    components: usize,
     /// Keys that a new cache is filled with.
     fill_keys: u64,
     /// Fills.
@@ -46,6 +49,7 @@ const USUAL: Sizes = Sizes {
     rounds: 5,
     turn: Duration::from_secs(2),
     swaps: 200,
+    components: 500,
     fill_keys: 200_000,
     fills: 3,
     writes: 2_000,
@@ -55,6 +59,7 @@ const QUICK: Sizes = Sizes {
     rounds: 1,
     turn: Duration::from_millis(200),
     swaps: 4,
+    components: 20,
     fill_keys: 5_000,
     fills: 1,
     writes: 40,
@@ -73,7 +78,15 @@ enum Mode {
     Calls,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    // The host that it starts compiles with a process of this program.
+    if let Some(done) = tidepool::cli::answer_compile(std::env::args_os()) {
+        return done;
+    }
+    run().report()
+}
+
+fn run() -> Result<()> {
     let (mut embedded, mut servers) = (false, false);
     let (mut mode, mut sizes, mut write) = (Mode::Measure, USUAL, true);
     for argument in std::env::args().skip(1) {

@@ -13,6 +13,7 @@ use tidepool::cache::memory::{MemoryCache, MemoryCacheSettings};
 use tidepool::clock::{SystemClock, SystemEntropy};
 use tidepool::config::Limits;
 use tidepool::handlers::answer::{Answer, AnswerBody};
+use tidepool::handlers::compile::Compiler;
 use tidepool::handlers::engine::ServingEngine;
 use tidepool::handlers::error::CallError;
 use tidepool::handlers::instance::Instance;
@@ -123,7 +124,7 @@ impl Host {
             ..Limits::default()
         };
         let engine = ServingEngine::new(limits, 8).unwrap();
-        let loader = Loader::new(engine.clone(), 1 << 20).unwrap();
+        let loader = Loader::new(engine.clone(), 1 << 20, Compiler::InProcess, None).unwrap();
         Host { engine, loader }
     }
 
