@@ -80,7 +80,7 @@ async fn deploy(file: &Watched, registry: &Registry) {
         }
     };
     match registry
-        .deploy(file.operation, None, bytes, None, "watch")
+        .deploy(file.operation, None, bytes, None, "watch", "")
         .await
     {
         Ok(deployed) if deployed.slots.iter().all(|slot| slot.unchanged) => {

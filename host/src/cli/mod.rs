@@ -7,6 +7,7 @@
 
 mod client;
 mod config;
+mod connect;
 mod deploy;
 mod dev;
 mod doctor;
@@ -16,6 +17,7 @@ mod rollback;
 mod running;
 mod serve;
 mod settings;
+mod signature;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -30,6 +30,9 @@ pub(super) struct ConfigArgs {
     /// A folder whose components are deployed when they change
     #[arg(long, value_name = "DIR")]
     watch: Option<String>,
+    /// Refuse components that no trusted key has signed (trust.keys, trust.keys_file)
+    #[arg(long)]
+    require_signature: bool,
     /// Any setting, for example limits.cpu=1s; may be given more than once
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
     set: Vec<(String, String)>,
@@ -48,6 +51,10 @@ impl ConfigArgs {
             ("data", self.data),
             ("admin.listen", self.admin_listen),
             ("watch", self.watch),
+            (
+                "trust.require_signature",
+                self.require_signature.then(|| "true".to_owned()),
+            ),
         ];
         for (key, value) in shared.into_iter().chain(own) {
             flags.extend(value.map(|value| (key.to_owned(), value)));

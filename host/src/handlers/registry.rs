@@ -265,7 +265,7 @@ impl Registry {
         Arc::clone(&self.table.load().revisions[index(region, operation)])
     }
 
-    /// Deploys a component to one region, or to all.
+    /// Deploys a component to one region, or to all. `by` and `note` are recorded.
     ///
     /// # Errors
     ///
@@ -277,6 +277,7 @@ impl Registry {
         component: Bytes,
         announced: Option<Digest>,
         by: &str,
+        note: &str,
     ) -> Result<Deployed, DeployError> {
         let start = Stopwatch::now();
         let targets = self.targets(region)?;
@@ -310,7 +311,7 @@ impl Registry {
                 component,
                 at: self.clock.now_micros(),
                 by: by.to_owned(),
-                note: String::new(),
+                note: note.to_owned(),
             };
             let numbers = self.store.deploy(new.clone()).await?;
             let next = changing.iter().zip(&numbers).map(|(region, number)| {

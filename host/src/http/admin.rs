@@ -5,9 +5,9 @@
 //! `Origin`, or one for a host name that a page could have pointed at
 //! loopback) is refused.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -23,10 +23,13 @@ use super::documents::{
 };
 use super::region::{Readiness, Region, RegionReport};
 use super::respond::{self, Answer, Kind, Problem};
+use super::signed;
 use crate::config::{Secret, Settings};
 use crate::handlers::load::{Digest, LoadError};
 use crate::handlers::registry::{DeployError, Listed, Registry};
 use crate::model::Operation;
+use crate::trust::failures::Failures;
+use crate::trust::signature::TrustedKeys;
 use crate::wit_host::log::rfc3339;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
@@ -46,6 +49,8 @@ struct Inner {
     regions: Vec<Arc<Region>>,
     registry: Arc<Registry>,
     token: Option<Secret>,
+    failures: Failures,
+    trusted: Arc<TrustedKeys>,
     max_component_bytes: usize,
     body_timeout: Duration,
 }
@@ -66,19 +71,22 @@ impl AdminPlane {
     pub fn new(
         regions: Vec<Arc<Region>>,
         registry: Arc<Registry>,
+        trusted: Arc<TrustedKeys>,
         settings: &Settings,
     ) -> AdminPlane {
         AdminPlane(Arc::new(Inner {
             regions,
             registry,
             token: settings.admin.token.clone(),
+            failures: Failures::default(),
+            trusted,
             max_component_bytes: settings.handlers.max_component_bytes,
             body_timeout: settings.http.body_timeout,
         }))
     }
 
-    /// Answers a request.
-    pub async fn serve(&self, request: Request<HttpBody>) -> Answer {
+    /// Answers a request of a client at an address.
+    pub async fn serve(&self, request: Request<HttpBody>, peer: SocketAddr) -> Answer {
         let path = request.uri().path().to_owned();
         let has_body = !request.body().is_end_stream();
         let answer = match route(request.method(), &path) {
@@ -88,7 +96,7 @@ impl AdminPlane {
                 &serde_json::json!({"status": "alive"}),
             )),
             Ok(Route::Readyz) => Ok(self.0.readyz()),
-            Ok(route) => match self.0.authorize(request.headers()) {
+            Ok(route) => match self.0.authorize(request.headers(), peer.ip()) {
                 Ok(()) => self.0.answer(route, request).await,
                 Err(problem) => Err(problem.close(has_body)),
             },
@@ -121,19 +129,24 @@ fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Problem> {
 }
 
 impl Inner {
-    fn authorize(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    fn authorize(&self, headers: &HeaderMap, peer: IpAddr) -> Result<(), Problem> {
         let Some(token) = &self.token else {
             return refuse_browsers(headers);
         };
-        let sent = headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let credentials = headers.get(AUTHORIZATION);
+        let sent = credentials.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         // In constant time: an answer's delay must not tell how much was right.
         if sent.is_some_and(|sent| bool::from(sent.ct_eq(token.expose().as_bytes()))) {
             return Ok(());
         }
         let detail = "send the admin token as `Authorization: Bearer <token>` (tidepool: --token or TIDEPOOL_ADMIN_TOKEN)";
-        Err(Problem::new(Kind::Unauthorized, detail))
+        // Who sends nothing guesses nothing. The right token was let in above,
+        // whatever else came from its address.
+        let wait = credentials.and_then(|_| self.failures.count(peer, Instant::now()));
+        Err(match wait {
+            None => Problem::new(Kind::Unauthorized, detail),
+            Some(wait) => Problem::new(Kind::TooManyFailures, detail).retry_after(wait),
+        })
     }
 
     async fn answer(
@@ -228,8 +241,11 @@ impl Inner {
     }
 
     async fn deploy(&self, operation: &str, request: Request<HttpBody>) -> Result<Answer, Problem> {
-        let (operation, query, actor, announced) = upload(operation, &request)
-            .map_err(|problem| problem.close(!request.body().is_end_stream()))?;
+        let unread = !request.body().is_end_stream();
+        let (operation, query, actor, announced) =
+            upload(operation, &request).map_err(|problem| problem.close(unread))?;
+        let signature = signed::of(request.headers(), &self.trusted)
+            .map_err(|error| Problem::from(error).close(unread))?;
         let component = match read_body(
             request.into_body(),
             self.max_component_bytes,
@@ -240,6 +256,8 @@ impl Inner {
             Ok(component) => component,
             Err(error) => return Err(error.into()),
         };
+        let signer = signed::verify(&self.trusted, component.clone(), signature).await?;
+        let note = signer.map_or(String::new(), |signer| format!("signed by {signer}"));
         let done = self
             .registry
             .deploy(
@@ -248,6 +266,7 @@ impl Inner {
                 component,
                 announced,
                 &actor,
+                &note,
             )
             .await?;
         let document = Deployed {
