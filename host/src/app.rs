@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
 use crate::cache::redis::{RedisCache, RedisCacheError, RedisCacheSettings, inspect};
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
-use crate::config::Settings;
+use crate::config::{Admin, Settings};
 use crate::defaults;
 use crate::deployments::Ledger;
 use crate::deployments::sql::SqlLedger;
@@ -32,6 +32,7 @@ use crate::http::data::DataPlane;
 use crate::http::region::Region;
 use crate::http::respond::Answer;
 use crate::http::server::{BindError, BoxFuture, ConnectionLimits, Server};
+use crate::http::tls::{Tls, TlsError};
 use crate::hydrate::component::ComponentDecide;
 use crate::hydrate::{Hydrator, HydratorSettings, HydratorStatus};
 use crate::log::Log;
@@ -39,6 +40,7 @@ use crate::log::sql::{MigrateError, SqlLog};
 use crate::log::sqlite::{OpenError, SqliteDatabase, SqliteLog, SqliteSettings};
 use crate::model::Operation;
 use crate::sql::{ServerKind, SqlConfig, UrlError};
+use crate::trust::signature::{KeysError, TrustedKeys};
 use crate::watch as folder;
 use crate::wit_host::context::Backends;
 
@@ -51,6 +53,12 @@ pub enum AppError {
     /// An address.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The certificate of the admin plane.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The keys that sign components.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -91,6 +99,8 @@ pub struct App {
     pub regions: Vec<(Arc<str>, SocketAddr)>,
     /// The address of the admin plane.
     pub admin: SocketAddr,
+    /// Whether the admin plane is reached over TLS.
+    pub admin_has_tls: bool,
     /// The handler table.
     pub registry: Arc<Registry>,
     /// What stands behind each region, in the order of `regions`.
@@ -116,7 +126,7 @@ impl App {
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         // The addresses first: a port in use is the commonest mistake, and
         // costs nothing to find.
-        let admin = Server::bind(settings.admin.listen)?;
+        let admin = admin_server(settings)?;
         let servers: Vec<Server> = settings
             .regions
             .iter()
@@ -171,6 +181,8 @@ impl App {
         let sql = SqlConfig::new(&settings.database)?;
         let redis = RedisCacheSettings::new(settings)?;
         redis.check()?;
+        admin_tls(&settings.admin)?;
+        TrustedKeys::open(&settings.trust)?;
         Ok((sql, redis))
     }
 
@@ -184,7 +196,7 @@ impl App {
         let (sql, redis) = App::check(settings)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-        let admin = Server::bind(settings.admin.listen)?;
+        let admin = admin_server(settings)?;
         let server = Server::bind(settings.listen)?;
         // What needs a change of a setting is said before the log is opened, and so
         // before tables are made for a host that does not start.
@@ -241,12 +253,14 @@ impl App {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<App, AppError> {
+        let trusted = Arc::new(TrustedKeys::open(&settings.trust)?);
         let registry = open_registry(settings, &parts, ledger, clock, &entropy).await?;
         let (stop_serving, stop_rx) = watch::channel(false);
         let (stop_following, follow_rx) = watch::channel(false);
         let mut app = App {
             regions: Vec::new(),
             admin: admin.local_addr(),
+            admin_has_tls: admin.has_tls(),
             registry: Arc::clone(&registry),
             backends: Vec::new(),
             database,
@@ -299,15 +313,15 @@ impl App {
             let plane = DataPlane::new(region, Arc::clone(&registry), settings);
             app.answer(
                 server,
-                Arc::new(move |request| plane.serve(request)),
+                Arc::new(move |request, _| plane.serve(request)),
                 limits,
                 stop_rx.clone(),
             );
         }
-        let plane = AdminPlane::new(regions, registry, settings);
-        let service = move |request| -> BoxFuture<Answer> {
+        let plane = AdminPlane::new(regions, registry, trusted, settings);
+        let service = move |request, peer| -> BoxFuture<Answer> {
             let plane = plane.clone();
-            Box::pin(async move { plane.serve(request).await })
+            Box::pin(async move { plane.serve(request, peer).await })
         };
         app.answer(admin, Arc::new(service), limits, stop_rx);
         if let Some(folder) = &settings.watch {
@@ -324,13 +338,13 @@ impl App {
     fn answer(
         &mut self,
         server: Server,
-        service: Arc<dyn Fn(Request<Incoming>) -> BoxFuture<Answer> + Send + Sync>,
+        service: Arc<dyn Fn(Request<Incoming>, SocketAddr) -> BoxFuture<Answer> + Send + Sync>,
         limits: ConnectionLimits,
         stop: watch::Receiver<bool>,
     ) {
         self.serving.spawn(async move {
             let cut = server
-                .run(move |request| service(request), limits, stop)
+                .run(move |request, peer| service(request, peer), limits, stop)
                 .await;
             if cut > 0 {
                 tracing::warn!(
@@ -354,6 +368,31 @@ impl App {
         if let Some(database) = self.database {
             database.close().await;
         }
+    }
+}
+
+/// The address of the admin plane, with its certificate if it has one.
+fn admin_server(settings: &Settings) -> Result<Server, AppError> {
+    let tls = admin_tls(&settings.admin)?;
+    let server = Server::bind(settings.admin.listen)?;
+    match tls {
+        Some(tls) => Ok(server.with_tls(Arc::new(tls))),
+        None => {
+            if !server.local_addr().ip().is_loopback() {
+                tracing::warn!(
+                    address = %server.local_addr(),
+                    "the admin plane is reached over a network without TLS: tokens travel in clear; set admin.tls_cert and admin.tls_key"
+                );
+            }
+            Ok(server)
+        }
+    }
+}
+
+fn admin_tls(admin: &Admin) -> Result<Option<Tls>, TlsError> {
+    match (&admin.tls_cert, &admin.tls_key) {
+        (Some(cert), Some(key)) => Tls::open(cert, key).map(Some),
+        _ => Ok(None),
     }
 }
 

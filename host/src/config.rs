@@ -9,7 +9,9 @@ mod load;
 mod print;
 mod units;
 
-pub use check::{InvalidSetting, MAX_COMPONENT_BYTES_CEILING, MAX_REGIONS, MIN_TOKEN_BYTES};
+pub use check::{
+    InvalidSetting, MAX_COMPONENT_BYTES_CEILING, MAX_REGIONS, MIN_TOKEN_BYTES, is_region_name,
+};
 pub use load::{ConfigError, Origin, Sources, env_name, load};
 pub use units::{RegionSetting, Secret};
 
@@ -82,6 +84,8 @@ settings! {
         watch: Option<PathBuf> = None,
         /// The admin plane.
         admin: Admin = Admin::default(),
+        /// Whose components are taken.
+        trust: Trust = Trust::default(),
         /// The data plane.
         http: Http = Http::default(),
         /// The database of the log.
@@ -109,6 +113,31 @@ settings! {
         /// The bearer token it asks for, at least 16 bytes. Must be set when it
         /// listens anywhere but on loopback. Never printed.
         token: Option<Secret> = None,
+        /// A PEM file with its certificate, followed by those of the authorities
+        /// between it and the root. With it the admin plane is `https://`, and
+        /// should be wherever its token goes through a network. It is read again
+        /// when it changes; needs `admin.tls_key`.
+        tls_cert: Option<PathBuf> = None,
+        /// A PEM file with the private key of `admin.tls_cert`, without a
+        /// passphrase. Read again like it.
+        tls_key: Option<PathBuf> = None,
+    }
+}
+
+settings! {
+    /// `[trust]`: whose components are taken.
+    Trust {
+        /// Keys whose signatures are trusted, each a line `ssh-ed25519 AAAA... comment`
+        /// as in the `.pub` file. A component is signed with
+        /// `ssh-keygen -Y sign -f KEY -n tidepool component.wasm`.
+        keys: Vec<String> = Vec::new(),
+        /// A file of more such lines, at most 256 KiB; blank lines and those that
+        /// begin with `#` are passed over. Read again for every signature.
+        keys_file: Option<PathBuf> = None,
+        /// Whether a component without a signature by one of these keys is
+        /// refused. One with a signature must be right in any case, once a key
+        /// is trusted.
+        require_signature: bool = false,
     }
 }
 

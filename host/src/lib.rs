@@ -26,7 +26,8 @@
 //!
 //! # Layout
 //!
-//! [`sql`] is how log and feed speak to PostgreSQL and CockroachDB.
+//! [`trust`] says whose tokens and whose components are taken. [`sql`] is how log
+//! and feed speak to PostgreSQL and CockroachDB.
 //! [`config`] is what can be set, [`app`] turns it into running regions and is
 //! the only place that names backends. [`model`] and [`clock`] are the words,
 //! time and chance that all share. Imports point one way: `http` and `hydrate`
@@ -47,5 +48,6 @@ pub mod hydrate;
 pub mod log;
 pub mod model;
 pub mod sql;
+pub mod trust;
 pub mod watch;
 pub mod wit_host;

@@ -27,7 +27,8 @@ impl Banner {
         read_lines(stdout, move |line| {
             let mut words = line.split_whitespace();
             if let (Some(name), Some(url), None) = (words.next(), words.next(), words.next())
-                && let Some(address) = url.strip_prefix("http://").and_then(|a| a.parse().ok())
+                && let Some((_, address)) = url.split_once("://")
+                && let Ok(address) = address.parse()
             {
                 planes.push((name.to_owned(), Plane::new(address)));
             }

@@ -12,7 +12,8 @@ use super::{CliError, deploy, operation, output, running};
 use crate::config::{Settings, load};
 use crate::handlers::compile::Compiler;
 use crate::handlers::engine::ServingEngine;
-use crate::handlers::load::{Digest, LoadError, Loader, Timings};
+use crate::deployments::Digest;
+use crate::handlers::load::{LoadError, Loader, Timings};
 use crate::http::documents;
 use crate::model::Operation;
 

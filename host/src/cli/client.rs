@@ -1,22 +1,19 @@
 //! A small client of the admin plane: one request, one answer, every wait with
-//! a bound. The admin plane speaks plain HTTP; what guards it off loopback is
-//! its token and the tunnel or proxy in front of it.
+//! a bound.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HeaderName};
+use http::header::{AUTHORIZATION, HOST, HeaderName};
 use http::{HeaderValue, Method, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 
+use super::connect::connect;
 use super::{CliError, output};
-
-/// How long the admin plane may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long it may take to answer a question.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,6 +44,9 @@ pub(super) struct ClientArgs {
         hide_env_values = true
     )]
     token: Option<Token>,
+    /// A PEM file with the authorities to trust for https, in place of the system's
+    #[arg(long, value_name = "FILE", env = "TIDEPOOL_ADMIN_CA_FILE")]
+    ca_file: Option<PathBuf>,
     /// Print the answer as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -105,15 +105,17 @@ pub(super) fn ask<T: DeserializeOwned>(
 /// Sends one request and reads its answer.
 async fn send(args: &ClientArgs, call: Call) -> Result<Bytes, CliError> {
     let timeout = call.timeout;
-    let request = request(args, call)?;
-    let mut connector = HttpConnector::new();
-    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let client = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector);
+    let uri = uri(&args.admin, &call.path)?;
+    let request = request(args, &uri, call)?;
     let exchange = async {
-        let response = client
-            .request(request)
+        let socket = connect(&args.admin, &uri, args.ca_file.as_deref()).await?;
+        let broke = |error| broken(args, &error);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
             .await
-            .map_err(|error| unreachable(args, &error))?;
+            .map_err(broke)?;
+        // It ends with the connection, and the runtime with this request.
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await.map_err(broke)?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
             .collect()
@@ -140,12 +142,12 @@ async fn send(args: &ClientArgs, call: Call) -> Result<Bytes, CliError> {
     }
 }
 
-fn request(args: &ClientArgs, call: Call) -> Result<Request<Full<Bytes>>, CliError> {
-    let uri = uri(&args.admin, &call.path)?;
+fn request(args: &ClientArgs, uri: &Uri, call: Call) -> Result<Request<Full<Bytes>>, CliError> {
     let wrong = |error: http::Error| CliError::Usage(format!("cannot ask {}: {error}", args.admin));
     let mut request = Request::builder()
         .method(call.method)
-        .uri(uri)
+        .uri(uri.path_and_query().map_or("/", |path| path.as_str()))
+        .header(HOST, uri.authority().map_or("", |host| host.as_str()))
         .body(Full::new(call.body))
         .map_err(wrong)?;
     request.headers_mut().extend(
@@ -169,38 +171,48 @@ fn request(args: &ClientArgs, call: Call) -> Result<Request<Full<Bytes>>, CliErr
 fn uri(admin: &str, path: &str) -> Result<Uri, CliError> {
     let wrong = || {
         CliError::Usage(format!(
-            "`{admin}` is no address of an admin plane; write http://host:port"
+            "`{admin}` is no address of an admin plane; write http://host:port or https://host:port"
         ))
     };
-    let base = match admin.split_once("://") {
-        None => format!("http://{admin}"),
-        Some(("http", _)) => admin.to_owned(),
-        Some(_) => return Err(wrong()),
-    };
-    let base: Uri = base.parse().map_err(|_| wrong())?;
+    let (scheme, rest) = admin.split_once("://").unwrap_or(("http", admin));
+    if !matches!(scheme, "http" | "https") {
+        return Err(wrong());
+    }
+    let base: Uri = format!("{scheme}://{rest}").parse().map_err(|_| wrong())?;
+    if base.authority().is_some_and(|it| it.as_str().contains('@')) {
+        // It may have a password in it, and is not repeated.
+        return Err(CliError::Usage(
+            "the address of an admin plane has no user; write http://host:port, and give the token with --token".to_owned(),
+        ));
+    }
     match (base.authority(), base.path(), base.query()) {
-        (Some(authority), "/" | "", None) => format!("http://{authority}{path}")
+        (Some(authority), "/" | "", None) => format!("{scheme}://{authority}{path}")
             .parse()
             .map_err(|_| wrong()),
         _ => Err(wrong()),
     }
 }
 
-fn unreachable(args: &ClientArgs, error: &hyper_util::client::legacy::Error) -> CliError {
-    // The outer errors only say where it happened; the innermost says what.
-    let mut cause: &dyn std::error::Error = error;
+fn broken(args: &ClientArgs, error: &hyper::Error) -> CliError {
+    let admin = &args.admin;
+    // What answers in TLS is no HTTP.
+    let advice = match error.is_parse() {
+        true => "if the admin plane has a certificate, write https://",
+        false => "see `tidepool handlers` for what was done",
+    };
+    let cause = innermost(error);
+    CliError::Unreachable(format!(
+        "the connection to {admin} broke: {cause}; {advice}"
+    ))
+}
+
+/// The outer errors only say where it happened; the innermost says what.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    let admin = &args.admin;
-    CliError::Unreachable(match error.is_connect() {
-        true => format!(
-            "cannot reach the admin plane at {admin}: {cause}; start `tidepool dev`, or name another with --admin"
-        ),
-        false => format!(
-            "the connection to {admin} broke: {cause}; see `tidepool handlers` for what was done"
-        ),
-    })
+    output::one_line(&cause.to_string())
 }
 
 /// A refusal: the title and detail of a problem document, if it is one.

@@ -17,6 +17,7 @@ fn args(admin: impl ToString) -> ClientArgs {
     ClientArgs {
         admin: admin.to_string(),
         token: Some(Token("open sesame 1234".replace(' ', "-"))),
+        ca_file: None,
         json: false,
     }
 }
@@ -42,7 +43,7 @@ fn serve(
     let address = server.local_addr();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&asked);
-    let service = move |request: Request<Incoming>| {
+    let service = move |request: Request<Incoming>, _: SocketAddr| {
         let (head, _) = request.into_parts();
         seen.lock().push(Request::from_parts(head, ()));
         let answer = answer();
@@ -72,6 +73,7 @@ async fn a_request_goes_where_it_should_with_its_token() {
     );
     let asked = asked.lock();
     assert_eq!(asked[0].uri(), "/v1/handlers/get?region=a");
+    assert_eq!(asked[0].headers()["host"], address.to_string());
     assert_eq!(
         asked[0].headers()["authorization"],
         "Bearer open-sesame-1234"
@@ -139,12 +141,18 @@ async fn an_admin_plane_that_never_answers_is_given_up() {
 }
 
 #[test]
-fn an_address_is_http_and_nothing_but_an_address() {
+fn an_address_is_http_or_https_and_nothing_but_an_address() {
     for admin in ["http://h:1", "http://h:1/", "h:1"] {
         assert_eq!(uri(admin, "/v1").unwrap(), "http://h:1/v1");
     }
+    assert_eq!(uri("https://h/", "/v1").unwrap(), "https://h/v1");
+    let user = uri("http://me:hidden@h", "/v1").unwrap_err().to_string();
+    assert!(
+        user.contains("--token") && !user.contains("hidden"),
+        "{user}"
+    );
     for admin in [
-        "https://h:1",
+        "https://",
         "http://",
         "http://h:1/x",
         "http://h:1/?q",

@@ -10,7 +10,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 use super::client::{Call, ClientArgs, DEPLOY_TIMEOUT, ask};
-use super::{CliError, operation, output};
+use super::{CliError, operation, output, signature};
 use crate::config::MAX_COMPONENT_BYTES_CEILING;
 use crate::deployments::Share;
 use crate::http::documents::{Deployed, DeployedSlot};
@@ -35,6 +35,9 @@ pub(super) struct Args {
     /// Only for this share of the keys, for example 5%, until `tidepool promote`
     #[arg(long, value_name = "SHARE", value_parser = share)]
     canary: Option<Share>,
+    /// The signature of `ssh-keygen -Y sign -n tidepool`; FILE.sig when there is one
+    #[arg(long, value_name = "SIG")]
+    signature: Option<PathBuf>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -44,6 +47,13 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let digest = format!("sha-256=:{}:", BASE64.encode(Sha256::digest(&component)));
     let digest =
         HeaderValue::try_from(digest).map_err(|error| CliError::Failed(error.to_string()))?;
+    let mut headers = vec![
+        (CONTENT_TYPE, HeaderValue::from_static("application/wasm")),
+        // RFC 9530: the server compares it with what has arrived.
+        (HeaderName::from_static("content-digest"), digest),
+        actor(),
+    ];
+    headers.extend(signature::header(args.signature.as_deref(), &args.file)?);
     let call = Call {
         method: Method::POST,
         path: format!(
@@ -54,12 +64,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
                 ("canary", args.canary.map(|share| share.to_string())),
             ])
         ),
-        headers: vec![
-            (CONTENT_TYPE, HeaderValue::from_static("application/wasm")),
-            // RFC 9530: the server compares it with what has arrived.
-            (HeaderName::from_static("content-digest"), digest),
-            actor(),
-        ],
+        headers,
         body: component.into(),
         timeout: DEPLOY_TIMEOUT,
     };

@@ -12,6 +12,7 @@ mod client;
 mod compile;
 mod completions;
 mod config;
+mod connect;
 mod deploy;
 mod dev;
 mod doctor;
@@ -22,6 +23,7 @@ mod rollback;
 mod running;
 mod serve;
 mod settings;
+mod signature;
 
 pub use compile::answer_compile;
 

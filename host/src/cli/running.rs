@@ -91,8 +91,13 @@ pub(super) fn addresses(app: &App) -> String {
     for (name, address) in &app.regions {
         text.push_str(&format!("  {name:width$}  http://{address}\n"));
     }
-    text.push_str(&format!("  {:width$}  http://{}\n", "admin", app.admin));
+    text.push_str(&format!("  {:width$}  {}\n", "admin", admin_url(app)));
     text
+}
+
+fn admin_url(app: &App) -> String {
+    let scheme = if app.admin_has_tls { "https" } else { "http" };
+    format!("{scheme}://{}", app.admin)
 }
 
 /// This program as it was called, for commands to paste.
@@ -104,9 +109,9 @@ pub(super) fn program() -> String {
 
 /// The flag that names an admin plane, where it is not the default one.
 pub(super) fn admin_flag(app: &App) -> String {
-    if app.admin.port() == 8090 {
+    if app.admin.port() == 8090 && !app.admin_has_tls {
         String::new()
     } else {
-        format!(" --admin http://{}", app.admin)
+        format!(" --admin {}", admin_url(app))
     }
 }

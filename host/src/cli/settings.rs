@@ -40,6 +40,9 @@ pub(super) struct ConfigArgs {
     /// A folder whose components are deployed when they change
     #[arg(long, value_name = "DIR")]
     watch: Option<String>,
+    /// Refuse components that no trusted key has signed (trust.keys, trust.keys_file)
+    #[arg(long)]
+    require_signature: bool,
 }
 
 impl SettingArgs {
@@ -73,6 +76,10 @@ impl ConfigArgs {
             ("data", self.data),
             ("admin.listen", self.admin_listen),
             ("watch", self.watch),
+            (
+                "trust.require_signature",
+                self.require_signature.then(|| "true".to_owned()),
+            ),
         ];
         self.any.sources(shared.into_iter().chain(own), customary)
     }

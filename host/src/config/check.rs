@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::units::size;
 use super::{
     Admin, Cache, Database, Feed, Handlers, Http, KIB, Limits, Log, MIB, Redis, RegionSetting,
-    Settings,
+    Settings, Trust,
 };
 use crate::model::MAX_VALUE_BYTES_CEILING;
 
@@ -93,6 +93,7 @@ impl Settings {
         check_region_name("region", &self.region, &self.region)?;
         check_regions(&self.regions)?;
         check_admin(&self.admin)?;
+        check_trust(&self.trust, self.watch.is_some())?;
         check_http(&self.http)?;
         check_database(&self.database)?;
         check_cache(&self.cache)?;
@@ -130,12 +131,16 @@ impl Settings {
     }
 }
 
-fn check_region_name(key: &'static str, name: &str, shown: impl Display) -> Checked {
-    let well_named = (1..=MAX_REGION_NAME_BYTES).contains(&name.len())
+/// Whether a region may have this name.
+pub fn is_region_name(name: &str) -> bool {
+    (1..=MAX_REGION_NAME_BYTES).contains(&name.len())
         && name
             .bytes()
-            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    if well_named {
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+}
+
+fn check_region_name(key: &'static str, name: &str, shown: impl Display) -> Checked {
+    if is_region_name(name) {
         return Ok(());
     }
     let advice = format!("name it with 1 to {MAX_REGION_NAME_BYTES} of a-z, 0-9 and -");
@@ -181,6 +186,17 @@ fn check_regions(regions: &[RegionSetting]) -> Checked {
 }
 
 fn check_admin(admin: &Admin) -> Checked {
+    match (&admin.tls_cert, &admin.tls_key) {
+        (Some(cert), None) => {
+            let advice = "set admin.tls_key too, to the file of the private key";
+            return Err(invalid("admin.tls_cert", cert.display(), advice));
+        }
+        (None, Some(key)) => {
+            let advice = "set admin.tls_cert too, to the file of the certificate";
+            return Err(invalid("admin.tls_key", key.display(), advice));
+        }
+        _ => {}
+    }
     match &admin.token {
         Some(token) if token.expose().len() < MIN_TOKEN_BYTES => {
             let advice = format!(
@@ -197,6 +213,19 @@ fn check_admin(admin: &Admin) -> Checked {
             let advice = "set admin.token (TIDEPOOL_ADMIN_TOKEN), or listen on 127.0.0.1: whoever reaches the admin plane can replace handlers";
             Err(invalid("admin.listen", admin.listen, advice))
         }
+        _ => Ok(()),
+    }
+}
+
+fn check_trust(trust: &Trust, watches: bool) -> Checked {
+    let required = |advice| Err(invalid("trust.require_signature", true, advice));
+    match trust.require_signature {
+        true if trust.keys.is_empty() && trust.keys_file.is_none() => {
+            required("say whose: set trust.keys or trust.keys_file, or nothing can be deployed")
+        }
+        true if watches => required(
+            "leave watch out: what is built into a watched folder is not signed; deploy it with `tidepool deploy --signature`",
+        ),
         _ => Ok(()),
     }
 }

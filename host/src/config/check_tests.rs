@@ -238,3 +238,34 @@ fn compiling_has_room_and_time_for_the_built_in_handlers() {
     let error = refused(|s| s.handlers.compiled_cache_bytes = LARGEST + 1);
     assert_eq!(error.key, "handlers.compiled_cache_bytes");
 }
+
+#[test]
+fn a_certificate_and_its_key_go_together() {
+    let with = |cert: bool, key: bool| {
+        move |s: &mut Settings| {
+            s.admin.tls_cert = cert.then(|| "cert.pem".into());
+            s.admin.tls_key = key.then(|| "key.pem".into());
+        }
+    };
+    accepted(with(true, true));
+    assert_eq!(refused(with(true, false)).key, "admin.tls_cert");
+    assert_eq!(refused(with(false, true)).key, "admin.tls_key");
+}
+
+#[test]
+fn a_required_signature_is_somebodys_and_no_way_around_it_is_left() {
+    let with = |keys: &'static [&str], file: bool, watch: bool| {
+        move |s: &mut Settings| {
+            s.trust.require_signature = true;
+            s.trust.keys = keys.iter().map(|key| (*key).to_owned()).collect();
+            s.trust.keys_file = file.then(|| "keys".into());
+            s.watch = watch.then(|| "target".into());
+        }
+    };
+    accepted(with(&["ssh-ed25519 AAAA"], false, false));
+    accepted(with(&[], true, false));
+    let nobody = refused(with(&[], false, false));
+    assert!(nobody.advice.contains("trust.keys_file"), "{nobody}");
+    let watched = refused(with(&[], true, true));
+    assert!(watched.advice.contains("watch"), "{watched}");
+}

@@ -17,7 +17,11 @@ const PREFIX: &str = "TIDEPOOL_";
 /// Names that start like settings and are not: test switches, and what the
 /// command line reads by itself.
 const RESERVED_PREFIX: &str = "TIDEPOOL_TEST_";
-const RESERVED: [&str; 2] = ["TIDEPOOL_CONFIG", "TIDEPOOL_ADMIN_URL"];
+const RESERVED: [&str; 3] = [
+    "TIDEPOOL_CONFIG",
+    "TIDEPOOL_ADMIN_URL",
+    "TIDEPOOL_ADMIN_CA_FILE",
+];
 
 /// Where settings come from.
 #[derive(Clone, Default)]
@@ -181,6 +185,7 @@ fn parse_file(file: &Path, text: &str) -> Result<Table, ConfigError> {
 enum Kind {
     Text,
     Number,
+    Truth,
     List,
 }
 
@@ -217,9 +222,8 @@ impl Keys {
             serde_json::Value::Array(_) => Kind::List,
             serde_json::Value::Number(_) => Kind::Number,
             // Null is an optional setting; all of them are texts.
-            serde_json::Value::Null | serde_json::Value::String(_) | serde_json::Value::Bool(_) => {
-                Kind::Text
-            }
+            serde_json::Value::Null | serde_json::Value::String(_) => Kind::Text,
+            serde_json::Value::Bool(_) => Kind::Truth,
         };
         self.leaves.push((path.to_owned(), kind));
     }
@@ -291,6 +295,11 @@ impl Keys {
         origin: &Origin,
     ) -> Result<(), ConfigError> {
         let (key, kind) = key;
+        let bad = |message| ConfigError::BadValue {
+            origin: origin.clone(),
+            key: key.clone(),
+            message,
+        };
         let value = match kind {
             Kind::Text => Value::String(text.to_owned()),
             Kind::List => Value::Array(
@@ -302,14 +311,11 @@ impl Keys {
             ),
             Kind::Number => match text.trim().parse() {
                 Ok(number) => Value::Integer(number),
-                Err(_) => {
-                    let message = format!("`{text}` is not a whole number");
-                    return Err(ConfigError::BadValue {
-                        origin: origin.clone(),
-                        key: key.clone(),
-                        message,
-                    });
-                }
+                Err(_) => return Err(bad(format!("`{text}` is not a whole number"))),
+            },
+            Kind::Truth => match text.trim().parse() {
+                Ok(truth) => Value::Boolean(truth),
+                Err(_) => return Err(bad(format!("`{text}` is neither `true` nor `false`"))),
             },
         };
         merge_value(into, key, value, origin)

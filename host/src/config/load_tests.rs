@@ -201,3 +201,24 @@ fn a_configuration_that_cannot_work_is_not_loaded() {
         "setting http.max_value_bytes = 26 MiB: use 1 B to 25 MiB"
     );
 }
+
+#[test]
+fn a_truth_is_true_or_false() {
+    let load = |text: &str| {
+        load(&Sources {
+            environment: vec![(
+                "TIDEPOOL_TRUST_REQUIRE_SIGNATURE".to_owned(),
+                text.to_owned(),
+            )],
+            flags: vec![("trust.keys_file".to_owned(), "keys".to_owned())],
+            ..Sources::default()
+        })
+    };
+    assert!(load("true").unwrap().trust.require_signature);
+    assert!(!load(" false ").unwrap().trust.require_signature);
+    let error = load("yes").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "TIDEPOOL_TRUST_REQUIRE_SIGNATURE: trust.require_signature: `yes` is neither `true` nor `false`"
+    );
+}

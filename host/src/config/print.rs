@@ -4,7 +4,9 @@
 
 use std::fmt::Write;
 
-use super::{Admin, Cache, Database, Feed, Handlers, Http, Limits, Log, Redis, Settings, env_name};
+use super::{
+    Admin, Cache, Database, Feed, Handlers, Http, Limits, Log, Redis, Settings, Trust, env_name,
+};
 
 impl Settings {
     /// All settings, each with its documentation and its variable.
@@ -39,6 +41,7 @@ impl Settings {
 fn section_docs(section: &str) -> &'static [(&'static str, &'static [&'static str])] {
     match section {
         "admin" => Admin::DOCS,
+        "trust" => Trust::DOCS,
         "http" => Http::DOCS,
         "database" => Database::DOCS,
         "cache" => Cache::DOCS,
@@ -56,7 +59,7 @@ fn print(out: &mut String, name: &str, path: &str, docs: &[&str], value: &serde_
         let _ = writeln!(out, "#{line}");
     }
     let _ = writeln!(out, "# {}", env_name(path));
-    // Strings, numbers and lists of strings are written alike in JSON and TOML.
+    // Strings, numbers, truths and lists of strings are written alike in JSON and TOML.
     let _ = match value {
         serde_json::Value::Null => writeln!(out, "# {name} = \"...\"\n"),
         value => writeln!(out, "{name} = {value}\n"),

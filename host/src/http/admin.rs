@@ -5,9 +5,9 @@
 //! `Origin`, or one for a host name that a page could have pointed at
 //! loopback) is refused.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 use http::{Method, Request, StatusCode, Uri};
@@ -21,6 +21,8 @@ use super::respond::{self, Answer, Kind, Problem};
 use crate::config::{Secret, Settings};
 use crate::deployments::Refusal;
 use crate::handlers::registry::Registry;
+use crate::trust::failures::Failures;
+use crate::trust::signature::TrustedKeys;
 
 /// Longest wait for a region to catch up.
 const MAX_CATCH_UP_WAIT: Duration = Duration::from_secs(60);
@@ -33,6 +35,8 @@ struct Inner {
     regions: Vec<Arc<Region>>,
     registry: Arc<Registry>,
     token: Option<Secret>,
+    failures: Failures,
+    trusted: Arc<TrustedKeys>,
     max_component_bytes: usize,
     body_timeout: Duration,
 }
@@ -54,19 +58,22 @@ impl AdminPlane {
     pub fn new(
         regions: Vec<Arc<Region>>,
         registry: Arc<Registry>,
+        trusted: Arc<TrustedKeys>,
         settings: &Settings,
     ) -> AdminPlane {
         AdminPlane(Arc::new(Inner {
             regions,
             registry,
             token: settings.admin.token.clone(),
+            failures: Failures::default(),
+            trusted,
             max_component_bytes: settings.handlers.max_component_bytes,
             body_timeout: settings.http.body_timeout,
         }))
     }
 
-    /// Answers a request.
-    pub async fn serve(&self, request: Request<HttpBody>) -> Answer {
+    /// Answers a request of a client at an address.
+    pub async fn serve(&self, request: Request<HttpBody>, peer: SocketAddr) -> Answer {
         let path = request.uri().path().to_owned();
         let has_body = !request.body().is_end_stream();
         let answer = match route(request.method(), &path) {
@@ -76,8 +83,8 @@ impl AdminPlane {
                 &serde_json::json!({"status": "alive"}),
             )),
             Ok(Route::Readyz) => Ok(self.0.readyz()),
-            Ok(route) => match self.0.authorize(request.headers()) {
-                Ok(()) => self.0.answer(route, request).await,
+            Ok(route) => match self.0.authorize(request.headers(), peer.ip()) {
+                Ok(()) => self.0.answer(route, request, peer.ip()).await,
                 Err(problem) => Err(problem.close(has_body)),
             },
             Err(problem) => Err(problem.close(has_body)),
@@ -115,25 +122,31 @@ fn no_such_path() -> Problem {
 }
 
 impl Inner {
-    fn authorize(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    fn authorize(&self, headers: &HeaderMap, peer: IpAddr) -> Result<(), Problem> {
         let Some(token) = &self.token else {
             return refuse_browsers(headers);
         };
-        let sent = headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let credentials = headers.get(AUTHORIZATION);
+        let sent = credentials.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         // In constant time: an answer's delay must not tell how much was right.
         if sent.is_some_and(|sent| bool::from(sent.ct_eq(token.expose().as_bytes()))) {
             return Ok(());
         }
         let detail = "send the admin token as `Authorization: Bearer <token>` (tidepool: --token or TIDEPOOL_ADMIN_TOKEN)";
-        Err(Problem::new(Kind::Unauthorized, detail))
+        // Who sends nothing guesses nothing. The right token was let in above,
+        // whatever else came from its address.
+        let wait = credentials.and_then(|_| self.failures.count(peer, Instant::now()));
+        Err(match wait {
+            None => Problem::new(Kind::Unauthorized, detail),
+            Some(wait) => Problem::new(Kind::TooManyFailures, detail).retry_after(wait),
+        })
     }
 
     async fn answer(
         &self,
         route: Route<'_>,
         request: Request<HttpBody>,
+        peer: IpAddr,
     ) -> Result<Answer, Problem> {
         match route {
             Route::Healthz | Route::Readyz => Ok(self.readyz()),
@@ -142,10 +155,11 @@ impl Inner {
             Route::Handlers => deploying::list(&self.registry).await,
             Route::Deploy { operation } => {
                 let bounds = (self.max_component_bytes, self.body_timeout);
-                deploying::deploy(&self.registry, operation, request, bounds).await
+                let trusted = &self.trusted;
+                deploying::deploy(&self.registry, operation, request, trusted, peer, bounds).await
             }
             Route::Change { change, operation } => {
-                deploying::change(&self.registry, change, operation, &request).await
+                deploying::change(&self.registry, change, operation, &request, peer).await
             }
             Route::Audit => deploying::audit(&self.registry, request.uri()).await,
         }

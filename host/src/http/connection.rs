@@ -13,10 +13,10 @@ use std::time::Duration;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulConnection;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::drain::{Member, Wanted};
+use super::socket::Socket;
 
 /// How long a client may stall.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,13 +122,13 @@ impl Watch {
 
 /// A socket that marks what goes through it.
 pub(super) struct Marked {
-    socket: TokioIo<TcpStream>,
+    socket: TokioIo<Socket>,
     pulse: Arc<Pulse>,
 }
 
 impl Marked {
     /// Marks a socket's traffic.
-    pub(super) fn new(socket: TcpStream, pulse: Arc<Pulse>) -> Marked {
+    pub(super) fn new(socket: Socket, pulse: Arc<Pulse>) -> Marked {
         Marked {
             socket: TokioIo::new(socket),
             pulse,

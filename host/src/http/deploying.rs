@@ -1,6 +1,8 @@
 //! The part of the admin plane that deploys: from a request to what
 //! `handlers::rollout` does, and what came of it as a document.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant as Stopwatch};
 
 use base64::Engine as _;
@@ -16,11 +18,13 @@ use super::documents::{
 };
 use super::query::Query;
 use super::respond::{self, Answer, Kind, Problem};
+use super::signed;
 use crate::deployments::{Command, Digest, LedgerError, Refusal, Share};
 use crate::handlers::load::LoadError;
 use crate::handlers::registry::{Listed, Registry};
 use crate::handlers::rollout::{Actor, DeployError, Swapped, Upload};
 use crate::model::Operation;
+use crate::trust::signature::TrustedKeys;
 use crate::wit_host::log::rfc3339;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
@@ -64,12 +68,20 @@ pub(super) async fn deploy(
     registry: &Registry,
     operation: &str,
     request: Request<HttpBody>,
+    trusted: &Arc<TrustedKeys>,
+    peer: IpAddr,
     (max_bytes, body_timeout): (usize, Duration),
 ) -> Result<Answer, Problem> {
-    let said = said(operation, &request);
-    let (mut upload, by) =
-        said.map_err(|problem| problem.close(!request.body().is_end_stream()))?;
+    let unread = !request.body().is_end_stream();
+    let said = said(operation, &request, peer);
+    let (mut upload, by) = said.map_err(|problem| problem.close(unread))?;
+    let signature = signed::of(request.headers(), trusted);
+    let signature = signature.map_err(|error| Problem::from(error).close(unread))?;
     upload.component = read_body(request.into_body(), max_bytes, body_timeout).await?;
+    let signer = signed::verify(trusted, upload.component.clone(), signature).await?;
+    if let Some(signer) = signer {
+        upload.note = format!("signed by {signer}");
+    }
     let done = registry.deploy(upload, &by).await?;
     let document = Deployed {
         operation: operation.to_owned(),
@@ -93,6 +105,7 @@ pub(super) async fn change(
     change: Change,
     operation: &str,
     request: &Request<HttpBody>,
+    peer: IpAddr,
 ) -> Result<Answer, Problem> {
     let start = Stopwatch::now();
     let operation = known(operation)?;
@@ -116,7 +129,7 @@ pub(super) async fn change(
             to: query.number("to")?,
         },
     };
-    let by = actor(request.headers())?;
+    let by = actor(request.headers(), peer)?;
     let (slots, problems) = registry.command(&command, &by, start).await?;
     let slots = slots.into_iter().map(|slot| RolledBackSlot {
         from: slot.from,
@@ -153,7 +166,11 @@ pub(super) async fn audit(registry: &Registry, uri: &Uri) -> Result<Answer, Prob
 }
 
 /// What a deploy says before its component.
-fn said(operation: &str, request: &Request<HttpBody>) -> Result<(Upload, Actor), Problem> {
+fn said(
+    operation: &str,
+    request: &Request<HttpBody>,
+    peer: IpAddr,
+) -> Result<(Upload, Actor), Problem> {
     let operation = known(operation)?;
     let query = Query::of(request.uri(), &["region", "canary"])?;
     let upload = Upload {
@@ -164,7 +181,7 @@ fn said(operation: &str, request: &Request<HttpBody>) -> Result<(Upload, Actor),
         share: share(&query, "canary")?.unwrap_or(Share::ALL),
         note: String::new(),
     };
-    Ok((upload, actor(request.headers())?))
+    Ok((upload, actor(request.headers(), peer)?))
 }
 
 fn share(query: &Query, name: &str) -> Result<Option<Share>, Problem> {
@@ -207,7 +224,7 @@ fn known(operation: &str) -> Result<Operation, Problem> {
     })
 }
 
-fn actor(headers: &HeaderMap) -> Result<Actor, Problem> {
+fn actor(headers: &HeaderMap, peer: IpAddr) -> Result<Actor, Problem> {
     let name = match headers.get(ACTOR).map(|value| value.to_str()) {
         None => "unknown",
         Some(Ok(text)) if !text.is_empty() && text.len() <= MAX_ACTOR_BYTES => text,
@@ -222,7 +239,7 @@ fn actor(headers: &HeaderMap) -> Result<Actor, Problem> {
     };
     Ok(Actor {
         name: name.to_owned(),
-        source: "admin".to_owned(),
+        source: peer.to_string(),
     })
 }
 

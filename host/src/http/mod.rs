@@ -17,3 +17,6 @@ pub mod region;
 pub mod respond;
 pub mod route;
 pub mod server;
+pub(crate) mod signed;
+pub(crate) mod socket;
+pub mod tls;

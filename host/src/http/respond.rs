@@ -91,6 +91,8 @@ kinds! {
     IdempotencyKeyReused = "idempotency-key-reused", UNPROCESSABLE_ENTITY, "The Idempotency-Key belongs to another change";
     /// A component that cannot be deployed.
     Unprocessable = "unprocessable", UNPROCESSABLE_ENTITY, "The component cannot be deployed";
+    /// Too many attempts with wrong credentials.
+    TooManyFailures = "too-many-failures", TOO_MANY_REQUESTS, "Too many attempts have failed";
     /// A fault of the host.
     Internal = "internal", INTERNAL_SERVER_ERROR, "The server failed";
     /// A component trapped, or used more than it may.

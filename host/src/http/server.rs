@@ -1,6 +1,7 @@
 //! The accept loop of one address: HTTP/1.1 with keep-alive and HTTP/2, a
-//! bound on connections, and a drain with a bound. It knows nothing of what is
-//! served: the service is a function from request to response.
+//! bound on connections, and a drain with a bound; over TLS where it is given a
+//! certificate. It knows nothing of what is served: the service is a function
+//! from a request and the client's address to a response.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -8,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,7 +23,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::connection::{Marked, Patience, Pulse, drive};
-use super::drain::{AbortOnDrop, Drain, Wanted};
+use super::drain::{AbortOnDrop, Drain, Member, Wanted};
+use super::socket::Socket;
+use super::tls::Tls;
 
 /// Connections that the system keeps waiting to be accepted.
 const BACKLOG: u32 = 1024;
@@ -65,7 +69,8 @@ fn advice(error: &io::Error) -> &'static str {
 pub struct ConnectionLimits {
     /// Connections served at once; further ones wait to be accepted.
     pub max_connections: u32,
-    /// How long a client may take to send the head of a request.
+    /// How long a client may take to send the head of a request, and before that
+    /// for the handshake of TLS.
     pub header_timeout: Duration,
     /// How long a connection may stay open without a request.
     pub idle_timeout: Duration,
@@ -78,6 +83,7 @@ pub struct ConnectionLimits {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Server {
@@ -87,7 +93,23 @@ impl Server {
         let failed = |source| BindError { address, source };
         let listener = listen(address).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Server { listener, address })
+        Ok(Server {
+            listener,
+            address,
+            tls: None,
+        })
+    }
+
+    /// Serves over TLS, and nothing without it.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Arc<Tls>) -> Server {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Whether it serves over TLS.
+    pub fn has_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// The address that was bound, with its real port.
@@ -107,7 +129,7 @@ impl Server {
         mut stop: watch::Receiver<bool>,
     ) -> usize
     where
-        S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
         let drain = Arc::new(Drain::default());
@@ -164,7 +186,7 @@ async fn accept<S, F>(
     permits: &Arc<Semaphore>,
     drain: &Arc<Drain>,
 ) where
-    S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     let mut pause = FIRST_PAUSE;
@@ -173,8 +195,8 @@ async fn accept<S, F>(
         let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
             return;
         };
-        let socket = match server.listener.accept().await {
-            Ok((socket, _)) => socket,
+        let (socket, peer) = match server.listener.accept().await {
+            Ok(accepted) => accepted,
             // The client gave up while it waited; the next one may be fine.
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
@@ -186,9 +208,10 @@ async fn accept<S, F>(
         };
         pause = FIRST_PAUSE;
         let service = service.clone();
-        let drain = Arc::clone(drain);
+        let service = move |request| service(request, peer);
+        let (drain, tls) = (Arc::clone(drain), server.tls.clone());
         tokio::spawn(async move {
-            serve(socket, service, patience, &drain).await;
+            serve(socket, tls, service, patience, &drain).await;
             drop(permit);
         });
     }
@@ -204,13 +227,26 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Serves one connection.
-async fn serve<S, F>(socket: TcpStream, service: S, patience: Patience, drain: &Arc<Drain>)
-where
+async fn serve<S, F>(
+    socket: TcpStream,
+    tls: Option<Arc<Tls>>,
+    service: S,
+    patience: Patience,
+    drain: &Drain,
+) where
     S: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     // Answers are written whole; waiting to fill a packet only adds delay.
     let _ = socket.set_nodelay(true);
+    let mut member = drain.member();
+    let socket = match &tls {
+        None => Socket::Plain(socket),
+        Some(tls) => match shake_hands(socket, tls, patience, &mut member).await {
+            Some(socket) => socket,
+            None => return,
+        },
+    };
     let pulse = Arc::new(Pulse::default());
     let marks = Arc::clone(&pulse);
     let service = service_fn(move |request: Request<Incoming>| {
@@ -227,7 +263,26 @@ where
     builder.http1().header_read_timeout(None);
     let io = Marked::new(socket, Arc::clone(&pulse));
     let connection = builder.serve_connection(io, service);
-    drive(connection, &pulse, patience, drain.member()).await;
+    drive(connection, &pulse, patience, member).await;
+}
+
+/// The handshake of TLS; nothing when it fails, takes too long, or the server is
+/// to stop: no request has begun then.
+async fn shake_hands(
+    socket: TcpStream,
+    tls: &Arc<Tls>,
+    patience: Patience,
+    member: &mut Member<'_>,
+) -> Option<Socket> {
+    let handshake = tokio::time::timeout(patience.header, tls.accept(socket));
+    let stop = std::future::poll_fn(|cx| match member.wanted(cx) {
+        Wanted::Serve => Poll::Pending,
+        Wanted::Drain | Wanted::Abort => Poll::Ready(()),
+    });
+    tokio::select! {
+        done = handshake => done.ok()?.ok(),
+        () = stop => None,
+    }
 }
 
 #[cfg(test)]

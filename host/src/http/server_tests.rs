@@ -47,7 +47,7 @@ fn start(limits: ConnectionLimits) -> Running {
     let shared = Arc::new(Shared::default());
     let (stop, stopped) = watch::channel(false);
     let for_service = Arc::clone(&shared);
-    let service = move |request: Request<Incoming>| {
+    let service = move |request: Request<Incoming>, _: SocketAddr| {
         let shared = Arc::clone(&for_service);
         async move {
             match request.uri().path() {

@@ -41,7 +41,7 @@ pub fn native(
     let (stop, stopped) = watch::channel(false);
     let backends = Arc::clone(backends);
     let service =
-        move |request| -> BoxFuture<_> { Box::pin(native_get(Arc::clone(&backends), request)) };
+        move |request, _| -> BoxFuture<_> { Box::pin(native_get(Arc::clone(&backends), request)) };
     let limits = ConnectionLimits {
         max_connections: settings.http.max_connections,
         header_timeout: settings.http.header_timeout,
