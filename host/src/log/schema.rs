@@ -50,6 +50,39 @@ pub const MIGRATIONS: &[&str] = &[
     "ALTER TABLE kv_log ADD COLUMN write_id INTEGER;
     CREATE INDEX kv_log_write_id ON kv_log (key, write_id, version DESC)
         WHERE write_id IS NOT NULL;",
+    // What is deployed, as a ledger of events; `body` is JSON. What ran before
+    // becomes its first events, one for each region and operation.
+    "CREATE TABLE deployments (
+        seq INTEGER PRIMARY KEY,
+        at INTEGER NOT NULL, -- microseconds since the Unix epoch
+        id INTEGER NOT NULL,
+        actor TEXT NOT NULL,
+        source TEXT NOT NULL,
+        body TEXT NOT NULL
+    );
+    CREATE TABLE deployed_components (
+        digest BLOB PRIMARY KEY,
+        put_at INTEGER NOT NULL, -- microseconds since the Unix epoch
+        bytes BLOB NOT NULL
+    );
+    INSERT INTO deployed_components (digest, put_at, bytes) SELECT digest, 0, bytes FROM components;
+    INSERT INTO deployments (seq, at, id, actor, source, body)
+        SELECT row_number() OVER (ORDER BY joined DESC, deployed_at, region, operation),
+            deployed_at, 0, deployed_by, 'host', body
+        FROM (
+            SELECT 1 AS joined, min(deployed_at) AS deployed_at, 'host' AS deployed_by, region,
+                '' AS operation, json_object('type', 'joined', 'region', region) AS body
+            FROM revisions GROUP BY region
+            UNION ALL
+            SELECT 0, deployed_at, deployed_by, region, operation, json_object(
+                'type', 'deployed', 'operation', operation, 'regions', json_array(region),
+                'digest', 'sha256:' || lower(hex(r.digest)), 'size', length(c.bytes),
+                'share', 10000, 'note', note)
+            FROM revisions AS r JOIN components AS c ON c.digest = r.digest
+            WHERE active = 1 AND deployed_by <> 'built-in'
+        );
+    DROP TABLE revisions;
+    DROP TABLE components;",
 ];
 
 /// What a file says about itself.
