@@ -24,7 +24,7 @@
 //!
 //! # Layout
 //!
-//! [`sql`] is how log and feed speak to PostgreSQL and CockroachDB.
+//! [`sql`] is how log, feed and [`deployments`] speak to PostgreSQL and CockroachDB.
 //! [`config`] is what can be set, [`app`] turns it into running regions and is
 //! the only place that names backends. [`model`] and [`clock`] are the words,
 //! time and chance that all share. Imports point one way: `http` and `hydrate`
@@ -36,6 +36,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod defaults;
+pub mod deployments;
 pub mod doctor;
 pub mod feed;
 pub mod handlers;
