@@ -207,7 +207,7 @@ impl App {
             Err(error) => Some(error),
         };
         let log = SqlLog::open(sql.clone(), &settings.log, Arc::clone(&entropy)).await?;
-        let ledger = Arc::new(SqlLedger::new(sql.clone(), log.server()));
+        let ledger = Arc::new(SqlLedger::new(sql.clone()));
         let (feed, patience): (Arc<dyn FeedSource>, _) = match log.server() {
             ServerKind::Postgres { .. } => {
                 let bounds = postgres_feed_settings(settings);

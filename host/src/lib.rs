@@ -26,8 +26,8 @@
 //!
 //! # Layout
 //!
-//! [`trust`] says whose tokens and whose components are taken. [`sql`] is how log
-//! and feed speak to PostgreSQL and CockroachDB.
+//! [`trust`] says whose tokens and whose components are taken. [`sql`] is how log,
+//! feed and [`deployments`] speak to PostgreSQL and CockroachDB.
 //! [`config`] is what can be set, [`app`] turns it into running regions and is
 //! the only place that names backends. [`model`] and [`clock`] are the words,
 //! time and chance that all share. Imports point one way: `http` and `hydrate`

@@ -182,11 +182,9 @@ impl Cluster {
     ///
     /// It is refused.
     pub async fn deploy(&self, operation: &str, component: &Path, region: Option<&str>) {
-        for (name, _) in &self.planes {
-            if region.is_none_or(|region| region == name) {
-                let host = &self.member(name).host;
-                host.deploy(operation, component, None).await;
-            }
+        // Whichever is asked tells the others.
+        if let Some(member) = self.members.first() {
+            member.host.deploy(operation, component, region).await;
         }
     }
 }

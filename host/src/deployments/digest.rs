@@ -32,7 +32,8 @@ impl Digest {
     pub fn parse(text: &str) -> Option<Digest> {
         let hex = text.strip_prefix(PREFIX)?.as_bytes();
         let mut bytes = [0; 32];
-        if hex.len() != 2 * bytes.len() {
+        // `from_str_radix` alone would take a sign.
+        if hex.len() != 2 * bytes.len() || !hex.iter().all(u8::is_ascii_hexdigit) {
             return None;
         }
         for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {

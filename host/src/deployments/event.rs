@@ -11,7 +11,16 @@ use crate::model::Operation;
 
 /// Part of the keys of a region, in hundredths of a percent: 0 to 10000.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "u16")]
 pub struct Share(u16);
+
+impl TryFrom<u16> for Share {
+    type Error = &'static str;
+
+    fn try_from(hundredths: u16) -> Result<Share, &'static str> {
+        Share::new(hundredths).ok_or("a share is more than none and at most all")
+    }
+}
 
 impl Share {
     /// Every key.
@@ -268,5 +277,10 @@ mod tests {
         };
         assert_eq!(entry(&text).event(), Some(event));
         assert_eq!(entry(r#"{"type":"teleported"}"#).event(), None);
+        for (share, known) in [(0, false), (10_000, true), (10_001, false)] {
+            let shared =
+                format!(r#"{{"type":"shared","operation":"get","regions":[],"share":{share}}}"#);
+            assert_eq!(entry(&shared).event().is_some(), known);
+        }
     }
 }

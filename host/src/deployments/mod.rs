@@ -7,7 +7,7 @@
 //! - `state.rs`: what all that has happened amounts to (pure)
 //! - `command.rs`: what somebody wants, and the event that it becomes (pure)
 //! - `ledger.rs`: the contract of keeping and distributing it; `sqlite.rs` and
-//!   `sql.rs` are its backends
+//!   `sql/` are its backends
 
 pub mod command;
 pub mod digest;

@@ -102,6 +102,29 @@ pub async fn connect_dedicated(
     })
 }
 
+/// Makes a connection fit for writes: what is acknowledged on it is on disk, and
+/// transactions of CockroachDB are serializable, whatever the server's defaults are.
+///
+/// # Errors
+///
+/// The server's.
+pub async fn ready_to_write(
+    client: &Client,
+    kind: ServerKind,
+    config: &SqlConfig,
+) -> Result<(), tokio_postgres::Error> {
+    const EXACT: &str = "SET default_transaction_isolation = 'serializable'";
+    const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false)
+        WHERE current_setting('synchronous_commit') = 'off'";
+    client.batch_execute(&config.statement_timeout()).await?;
+    client
+        .batch_execute(match kind {
+            ServerKind::Cockroach { .. } => EXACT,
+            ServerKind::Postgres { .. } => DURABLE,
+        })
+        .await
+}
+
 enum Failure {
     Server(tokio_postgres::Error),
     NotSupported(super::server::NotSupported),

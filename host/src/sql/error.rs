@@ -188,15 +188,25 @@ fn explain_db(error: &DbError, role: &str) -> String {
     format!("{said}; {advice}")
 }
 
+/// What a host needs on each table.
+pub(crate) const PRIVILEGES: [(&str, &str); 5] = [
+    ("tidepool_schema", "SELECT, INSERT"),
+    ("tidepool_deployments", "SELECT, INSERT"),
+    ("tidepool_components", "SELECT, INSERT, UPDATE, DELETE"),
+    ("tidepool_hosts", "SELECT, INSERT, UPDATE, DELETE"),
+    ("kv_log", "SELECT, INSERT"),
+];
+
 /// The statement that gives the privilege whose want a server names.
 fn missing_grant(message: &str, role: &str) -> String {
     let role = quote(role);
+    let table = PRIVILEGES.iter().find(|(table, _)| message.contains(table));
     let grant = if message.contains("CHANGEFEED") {
         format!(
             "GRANT CHANGEFEED ON TABLE kv_log TO {role} (before v22.2: ALTER ROLE {role} WITH CONTROLCHANGEFEED)"
         )
-    } else if message.contains("tidepool_schema") {
-        format!("GRANT SELECT, INSERT ON TABLE tidepool_schema TO {role}")
+    } else if let Some((table, privileges)) = table {
+        format!("GRANT {privileges} ON TABLE {table} TO {role}")
     } else if message.contains("schema") {
         format!("GRANT USAGE, CREATE ON SCHEMA public TO {role}")
     } else if message.contains("database") && message.contains("CREATE") {
@@ -301,6 +311,14 @@ mod tests {
             (
                 "permission denied for table tidepool_schema",
                 "ON TABLE tidepool_schema TO",
+            ),
+            (
+                "permission denied for table tidepool_deployments",
+                "GRANT SELECT, INSERT ON TABLE tidepool_deployments TO",
+            ),
+            (
+                "user x does not have UPDATE privilege on relation tidepool_hosts",
+                "GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE tidepool_hosts TO",
             ),
             (
                 "user x does not have CREATE privilege on database d",

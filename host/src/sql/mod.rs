@@ -1,5 +1,5 @@
-//! Speaking to PostgreSQL and CockroachDB: what log, feed and checks share. It
-//! must not know what a table holds.
+//! Speaking to PostgreSQL and CockroachDB: what log, feed, deployments and checks
+//! share. It must not know what a table holds.
 //!
 //! - `url.rs`: from `DATABASE_URL` to what a connection needs (pure but for the
 //!   certificate files)
@@ -9,6 +9,14 @@
 //! - `connect.rs`: one connection, to any of the hosts
 //! - `pool.rs`: a few connections that many requests share
 
+/// The clock of the database, as SQL: microseconds since the Unix epoch.
+macro_rules! now {
+    () => {
+        "(extract(epoch FROM clock_timestamp()) * 1000000)::int8"
+    };
+}
+pub(crate) use now;
+
 mod connect;
 mod error;
 mod pool;
@@ -16,7 +24,8 @@ mod server;
 mod tls;
 mod url;
 
-pub use connect::{Backoff, ConnectionTask, connect_dedicated};
+pub use connect::{Backoff, ConnectionTask, connect_dedicated, ready_to_write};
+pub(crate) use error::PRIVILEGES;
 pub use error::{Class, SqlError, classify, quote};
 pub use pool::Pool;
 pub use server::{NotSupported, ServerKind};

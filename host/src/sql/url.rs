@@ -173,6 +173,13 @@ impl SqlConfig {
         }
     }
 
+    /// What makes the server give a statement up a little before we do, so that one
+    /// that hangs is rather refused than unclear.
+    pub fn statement_timeout(&self) -> String {
+        let patience = self.request_timeout.mul_f64(0.8).as_millis().max(1);
+        format!("SET statement_timeout = '{patience}ms'")
+    }
+
     pub(super) fn places(&self) -> &[Place] {
         &self.places
     }

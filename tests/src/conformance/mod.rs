@@ -8,4 +8,5 @@
 
 pub mod cache;
 pub mod feed;
+pub mod ledger;
 pub mod log;

@@ -12,6 +12,7 @@ mod conditions;
 #[path = "../http/connections.rs"]
 mod connections;
 mod database;
+mod deployments;
 mod everything;
 #[path = "../http/freshness.rs"]
 mod freshness;

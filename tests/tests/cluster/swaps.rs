@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tidepool_tests::cluster::Cluster;
 use tidepool_tests::wire::Wire;
 use tidepool_tests::{Plane, REGIONS, built};
 
@@ -49,11 +50,14 @@ async fn a_swap_in_one_region_costs_no_request_and_leaves_the_others_alone() {
     let component = built::fixture("tagged-a");
     let component = component.to_str().unwrap();
     for _ in 0..5 {
-        let ran = host.cli(&["deploy", "get", component]).await;
+        let here = ["--region", "us-west-1"];
+        let ran = host.cli(&[&["deploy", "get", component][..], &here].concat());
+        let ran = ran.await;
         ran.success();
         let tagged = host.region("us-west-1").get("/kv/k").send().await;
         assert_eq!(tagged.header("x-tag"), Some("a"));
-        let ran = host.cli(&["rollback", "get", "--to", "1"]).await;
+        let ran = host.cli(&[&["rollback", "get", "--to", "1"][..], &here].concat());
+        let ran = ran.await;
         ran.success();
         says(
             host.region("us-west-1").get("/kv/k").send().await,
@@ -94,8 +98,8 @@ async fn what_was_deployed_is_there_after_a_kill() {
 }
 
 #[tokio::test]
-async fn a_hydrate_that_traps_only_costs_its_region_hits() {
-    let cluster = three().await;
+async fn a_hydrate_that_traps_and_stays_only_costs_its_region_hits() {
+    let cluster = Cluster::with(|setup| setup.set("handlers.trial=0s")).await;
     let (bad, good) = ("us-east-1", "eu-west-1");
     let first = cluster.region(good).write("k", "first").await;
     cluster.all_caught_up(first).await;
@@ -118,7 +122,8 @@ async fn a_hydrate_that_traps_only_costs_its_region_hits() {
     assert!(told["rows_evicted_by_fallback"].as_u64().unwrap() > 0);
     assert!(told["last_error"].as_str().unwrap().contains("trapped"));
     host.region(bad).get("/readyz").send().await.expect(200);
-    host.cli(&["rollback", "hydrate"]).await.success();
+    let back = ["rollback", "hydrate", "--region", bad];
+    host.cli(&back).await.success();
     let third = cluster.region(good).write("k", "third").await;
     cluster.all_caught_up(third).await;
     says(get(bad).await, "third", "HIT");

@@ -1,7 +1,9 @@
 //! What can be set up wrong: each is refused with what is wrong and what to do, and
 //! never with a password.
 
+use tidepool::deployments::sql::SqlLedger;
 use tidepool::sql::{Class, SqlError};
+use tidepool_tests::conformance::ledger;
 use tidepool_tests::servers::free_port;
 use tidepool_tests::servers::postgres::{PASSWORD, Postgres, ROLE};
 
@@ -167,12 +169,26 @@ async fn a_missing_privilege_names_its_grant() {
             .contains("GRANT SELECT, INSERT ON TABLE kv_log TO"),
         "{error}"
     );
-    server
-        .admin("privileges", "GRANT INSERT ON kv_log TO guest")
-        .await;
+    // What it says is enough is enough.
+    let text = error.to_string();
+    let (_, grants) = text.split_once("run: ").unwrap();
+    for table in [
+        "tidepool_deployments",
+        "tidepool_components",
+        "tidepool_hosts",
+    ] {
+        assert!(
+            grants.contains(&format!(" ON TABLE {table} TO ")),
+            "{grants}"
+        );
+    }
+    server.admin("privileges", grants).await;
     // It needs no more than that: neither for the log,
     let log = open(&guest).await.unwrap();
     write(&log, "k").await;
+    // nor for the ledger,
+    let ledger = SqlLedger::new(config(&guest).unwrap());
+    ledger::run(Arc::new(ledger)).await;
     // nor for the feed.
     use tidepool::feed::FeedSource;
     let mut feed = feed(&guest).open(None).await.unwrap();
@@ -193,6 +209,23 @@ async fn a_missing_privilege_names_its_grant() {
         error.to_string().contains("GRANT SELECT, INSERT"),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_was_removed_can_be_made_again() {
+    let server = Postgres::start().await;
+    let url = server.database("removed").await;
+    let before = open(&url).await.unwrap();
+    write(&before, "k").await;
+    drop(before);
+    server.admin("removed", "DROP TABLE tidepool_hosts").await;
+    let error = refused(&url).await;
+    assert!(matches!(error, MigrateError::Removed { .. }), "{error}");
+    let text = error.to_string();
+    let (_, fix) = text.split_once("run: ").unwrap();
+    let fix = fix.split(';').next().unwrap();
+    server.admin("removed", fix).await;
+    open(&url).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -39,6 +39,8 @@ pub struct Who {
     pub server: ServerKind,
     /// The user.
     pub role: String,
+    /// Of which tables, with commas between them.
+    pub tables: &'static str,
 }
 
 /// What an error means.
@@ -113,12 +115,12 @@ pub fn classify(told: &Told, who: &Who) -> Failure {
     }
 }
 
-/// The grants that reading and following the log needs.
+/// The grants that reading and following the tables needs.
 pub fn grants(who: &Who) -> String {
-    let role = quote(&who.role);
-    let select = format!("GRANT SELECT ON TABLE kv_log TO {role};");
+    let (role, tables) = (quote(&who.role), who.tables);
+    let select = format!("GRANT SELECT ON TABLE {tables} TO {role};");
     match who.server.cockroach_since(22, 2) {
-        true => format!("{select} GRANT CHANGEFEED ON TABLE kv_log TO {role};"),
+        true => format!("{select} GRANT CHANGEFEED ON TABLE {tables} TO {role};"),
         false => format!("{select} ALTER USER {role} WITH CONTROLCHANGEFEED;"),
     }
 }
@@ -169,6 +171,7 @@ mod tests {
         Who {
             server: ServerKind::Cockroach { major, minor },
             role: "app".into(),
+            tables: "kv_log",
         }
     }
 

@@ -7,6 +7,7 @@
 //! - `answer.rs`: the answer to a statement, with bounds
 //! - `scan.rs`: the newest row of every key, at one moment
 //! - `feed.rs`: scan, then changefeed, as events
+//! - `changes.rs`: that something has changed in other tables
 //!
 //! Without a position it notes the database's moment, reads the newest row of
 //! every key as of that moment, page by page, and follows everything committed
@@ -18,6 +19,7 @@
 //! and some of them twice.
 
 mod answer;
+pub mod changes;
 pub mod decode;
 pub mod failure;
 mod feed;
@@ -30,7 +32,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::timeout;
-use tokio_postgres::Column;
+use tokio_postgres::{Client, Column};
 
 use super::counters::FeedCounters;
 use super::mark::Mark;
@@ -107,7 +109,7 @@ impl CockroachFeedSource {
     pub async fn open_now(&self) -> Result<Box<dyn Feed>, FeedError> {
         let opened = async {
             let server = self.begin().await?;
-            let start = Start::After(moment(&server).await?);
+            let start = Start::After(moment(&server.client, &server.who).await?);
             Ok(self.feed(server, start))
         };
         self.within(opened).await
@@ -141,6 +143,7 @@ impl CockroachFeedSource {
         let who = Who {
             server: kind,
             role: self.config.role().to_owned(),
+            tables: statement::TABLE,
         };
         let failed = |error| failure::error(&Told::of(&error), &who);
         // A user may have a bound on statements; a changefeed has no end.
@@ -163,13 +166,13 @@ impl CockroachFeedSource {
 }
 
 /// The database's moment.
-async fn moment(server: &Server) -> Result<Hlc, FeedError> {
+async fn moment(client: &Client, who: &Who) -> Result<Hlc, FeedError> {
     let text = async {
-        let row = server.client.query_one(scan::MOMENT, &[]).await?;
+        let row = client.query_one(scan::MOMENT, &[]).await?;
         row.try_get::<_, String>(0)
     };
     let text = text.await;
-    let text = text.map_err(|error| failure::error(&Told::of(&error), &server.who))?;
+    let text = text.map_err(|error| failure::error(&Told::of(&error), who))?;
     Hlc::parse(&text)
         .ok_or_else(|| FeedError::Interrupted(format!("the database's moment is {text:?}")))
 }
@@ -198,7 +201,7 @@ impl FeedSource for CockroachFeedSource {
                 at => Start::Scan {
                     at: match at {
                         Some(at) => at,
-                        None => moment(&server).await?,
+                        None => moment(&server.client, &server.who).await?,
                     },
                     mark,
                     total: estimate(&server).await,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::hlc::Hlc;
 
-/// The table.
+/// The table of the log.
 pub(super) const TABLE: &str = "kv_log";
 
 /// Shortest interval that is asked for: zero is refused by some releases.
@@ -29,6 +29,8 @@ enum Verb {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Statement {
     verb: Verb,
+    /// With commas between them.
+    tables: &'static str,
     /// Options that can be done without, in the order in which they are sent.
     spare: Vec<(&'static str, String)>,
     /// Options without which the feed would be wrong.
@@ -36,12 +38,18 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// The feed of all rows committed after `cursor`, which says how far it is at
-    /// every interval.
+    /// The feed of all rows of the log committed after `cursor`, which says how far
+    /// it is at every interval.
     pub fn new(cursor: Hlc, resolved_every: Duration) -> Statement {
+        Statement::of(TABLE, cursor, resolved_every)
+    }
+
+    /// The same of other tables, with commas between them.
+    pub fn of(tables: &'static str, cursor: Hlc, resolved_every: Duration) -> Statement {
         let every = interval(resolved_every.max(SHORTEST));
         Statement {
             verb: Verb::Create,
+            tables,
             spare: vec![
                 ("updated", String::new()),
                 ("mvcc_timestamp", String::new()),
@@ -77,9 +85,10 @@ impl Statement {
 
 impl fmt::Display for Statement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tables = self.tables;
         match self.verb {
-            Verb::Create => write!(f, "CREATE CHANGEFEED FOR TABLE {TABLE} WITH ")?,
-            Verb::Experimental => write!(f, "EXPERIMENTAL CHANGEFEED FOR {TABLE} WITH ")?,
+            Verb::Create => write!(f, "CREATE CHANGEFEED FOR TABLE {tables} WITH ")?,
+            Verb::Experimental => write!(f, "EXPERIMENTAL CHANGEFEED FOR {tables} WITH ")?,
         }
         // Nothing comes from outside: names are ours, a position is digits.
         let options = self.spare.iter().chain(&self.needed);

@@ -19,6 +19,7 @@ use crate::log::{AppendError, Receipt};
 use crate::model::Version;
 use crate::sql::{
     Backoff, Class, ConnectionTask, ServerKind, SqlConfig, SqlError, classify, connect_dedicated,
+    ready_to_write,
 };
 
 /// How long the end of a lost connection's backend is waited for at a time.
@@ -97,19 +98,10 @@ impl Link {
         kind: ServerKind,
         config: &SqlConfig,
     ) -> Result<Link, Error> {
-        client.batch_execute(&statement_timeout(config)).await?;
+        ready_to_write(&client, kind, config).await?;
         let dialect = match kind {
-            ServerKind::Cockroach { .. } => {
-                // What the append relies on, whatever the server's default is.
-                const EXACT: &str = "SET default_transaction_isolation = 'serializable'";
-                client.batch_execute(EXACT).await?;
-                Dialect::Cockroach
-            }
+            ServerKind::Cockroach { .. } => Dialect::Cockroach,
             ServerKind::Postgres { .. } => {
-                // Acknowledged means on disk, whatever the server's default is.
-                const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false)
-                    WHERE current_setting('synchronous_commit') = 'off'";
-                client.batch_execute(DURABLE).await?;
                 let backend = client.query_one(statements::OWN_BACKEND, &[]).await?;
                 Dialect::Postgres {
                     lock: client.prepare(statements::LOCK).await?,
@@ -367,11 +359,4 @@ fn decode(row: &Row) -> Result<Result<Receipt, AppendError>, Error> {
         version: Version(row.try_get(2)?),
         timestamp_micros: row.try_get(3)?,
     }))
-}
-
-/// Makes the server give a statement up a little before we do, so that one that
-/// hangs is rather refused than unclear.
-pub(super) fn statement_timeout(config: &SqlConfig) -> String {
-    let patience = config.request_timeout.mul_f64(0.8).as_millis().max(1);
-    format!("SET statement_timeout = '{patience}ms'")
 }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::sql::{Backoff, Class, ServerKind, SqlConfig, SqlError, classify};
+use crate::sql::{Backoff, Class, PRIVILEGES, ServerKind, SqlConfig, SqlError, classify, quote};
 
 /// How long bringing the tables up to date may take, waiting for other hosts that
 /// do it included.
@@ -74,7 +74,59 @@ const MIGRATIONS: &[Migration] = &[
             WHERE write_id < 0",
         ],
     },
+    // What is deployed: see `deployments`. These tables outlive a `kv_log` that is
+    // begun anew.
+    Migration {
+        postgres: "CREATE TABLE IF NOT EXISTS tidepool_deployments (
+            seq int8 PRIMARY KEY,
+            at int8 NOT NULL, -- microseconds since the Unix epoch
+            id int8 NOT NULL, -- random, tells entries apart
+            actor text NOT NULL,
+            source text NOT NULL,
+            body text NOT NULL -- JSON
+        );
+        CREATE TABLE IF NOT EXISTS tidepool_components (
+            digest bytea NOT NULL,
+            chunk int4 NOT NULL, -- from 0
+            put_at int8 NOT NULL, -- microseconds since the Unix epoch
+            bytes bytea NOT NULL,
+            PRIMARY KEY (digest, chunk)
+        );
+        CREATE TABLE IF NOT EXISTS tidepool_hosts (
+            host text PRIMARY KEY,
+            body text NOT NULL, -- JSON
+            seen_at int8 NOT NULL -- microseconds since the Unix epoch
+        );",
+        cockroach: &[
+            "CREATE TABLE IF NOT EXISTS tidepool_deployments (
+            seq INT8 NOT NULL PRIMARY KEY,
+            at INT8 NOT NULL,
+            id INT8 NOT NULL,
+            actor STRING NOT NULL,
+            source STRING NOT NULL,
+            body STRING NOT NULL
+        )",
+            "CREATE TABLE IF NOT EXISTS tidepool_components (
+            digest BYTES NOT NULL,
+            chunk INT4 NOT NULL,
+            put_at INT8 NOT NULL,
+            bytes BYTES NOT NULL,
+            PRIMARY KEY (digest, chunk)
+        )",
+            "CREATE TABLE IF NOT EXISTS tidepool_hosts (
+            host STRING NOT NULL PRIMARY KEY,
+            body STRING NOT NULL,
+            seen_at INT8 NOT NULL
+        )",
+        ],
+    },
 ];
+
+/// The migration that makes the tables of the deployments.
+const DEPLOYMENTS: i64 = 3;
+
+/// Tables that changefeeds follow.
+const FOLLOWED: [&str; 3] = ["kv_log", "tidepool_deployments", "tidepool_hosts"];
 
 const SCHEMA_TABLE: &str = "CREATE TABLE IF NOT EXISTS tidepool_schema (
     version int8 PRIMARY KEY,
@@ -109,15 +161,27 @@ pub enum MigrateError {
         /// What is wrong with it.
         why: String,
     },
+    /// One of them is gone.
+    #[error(
+        "the table {table} in the database {database} was removed; restore it from a backup, or to have it made again, without what was in it, run: DELETE FROM tidepool_schema WHERE version >= {DEPLOYMENTS}; and start Tidepool anew"
+    )]
+    Removed {
+        /// The table.
+        table: &'static str,
+        /// The database.
+        database: String,
+    },
     /// The role may not use them.
     #[error(
-        "the role {role} may not read and append in the database {database}; an administrator has to run: GRANT SELECT, INSERT ON TABLE kv_log TO {role}"
+        "the role {role} may not do in the database {database} what it has to; an administrator has to run: {grants}"
     )]
     NoPrivilege {
         /// The role.
         role: String,
         /// The database.
         database: String,
+        /// The statements that give what is missing.
+        grants: String,
     },
     /// It took too long.
     #[error(
@@ -249,12 +313,14 @@ impl Migrator<'_> {
         }
         // Without it a changefeed holds rows back to see whether the table changes.
         if self.kind.cockroach_since(23, 1) {
-            let lock = "ALTER TABLE kv_log SET (schema_locked = true)";
-            if let Err(error) = self.repeat(lock).await {
-                tracing::warn!(
-                    %error,
-                    "feeds will be slower; an administrator can run: {lock}"
-                );
+            for table in FOLLOWED {
+                let lock = format!("ALTER TABLE {table} SET (schema_locked = true)");
+                if let Err(error) = self.repeat(&lock).await {
+                    tracing::warn!(
+                        %error,
+                        "feeds will be slower; an administrator can run: {lock}"
+                    );
+                }
             }
         }
         Ok(())
@@ -277,21 +343,42 @@ impl Migrator<'_> {
 
     /// Whether the tables are ours and we may use them.
     async fn usable(&self) -> Result<(), MigrateError> {
-        const ALLOWED: &str = "SELECT has_table_privilege('kv_log', 'SELECT')
-            AND has_table_privilege('kv_log', 'INSERT')";
         const COLUMNS: &str =
             "SELECT key, version, \"timestamp\", deleted, content_type, expires_at,
             write_id, value FROM kv_log LIMIT 0";
         let gone = |error: &tokio_postgres::Error| match classify(error) {
-            Class::NoTable => self.foreign("tidepool_schema is there and kv_log is not"),
+            Class::NoTable => self.foreign("tidepool_schema is there and it is not"),
             _ => self.failed(error),
         };
-        let allowed = self.client.query_one(ALLOWED, &[]).await;
-        let allowed = allowed.and_then(|row| row.try_get(0));
-        if !allowed.map_err(|error| gone(&error))? {
+        let mut grants = Vec::new();
+        for (table, privileges) in PRIVILEGES {
+            // A host that does not migrate only reads this one, and has.
+            if table == "tidepool_schema" {
+                continue;
+            }
+            let each = privileges.split(", ");
+            let each = each.map(|one| format!("has_table_privilege('{table}', '{one}')"));
+            let allowed = format!("SELECT {}", each.collect::<Vec<_>>().join(" AND "));
+            let allowed = self.client.query_one(&allowed, &[]).await;
+            let allowed = match allowed.and_then(|row| row.try_get(0)) {
+                Err(error) if classify(&error) == Class::NoTable && table != "kv_log" => {
+                    return Err(MigrateError::Removed {
+                        table,
+                        database: self.config.target().to_owned(),
+                    });
+                }
+                allowed => allowed.map_err(|error| gone(&error)),
+            };
+            if !allowed? {
+                let role = quote(self.config.role());
+                grants.push(format!("GRANT {privileges} ON TABLE {table} TO {role};"));
+            }
+        }
+        if !grants.is_empty() {
             return Err(MigrateError::NoPrivilege {
                 role: self.config.role().to_owned(),
                 database: self.config.target().to_owned(),
+                grants: grants.join(" "),
             });
         }
         match self.client.batch_execute(COLUMNS).await {

@@ -93,7 +93,7 @@ impl SqlLog {
         for _ in 0..lanes {
             tasks.spawn(lane::run(Arc::clone(&shared), config.clone()));
         }
-        let patience = link::statement_timeout(&config);
+        let patience = config.statement_timeout();
         let readers = Pool::new(
             config.clone(),
             Arc::new(move |client, _| {

@@ -10,14 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::log::write_id::REMEMBERED;
 use crate::model::{Condition, Key, Tags};
-use crate::sql::ServerKind;
-
-/// The clock of the database, microseconds since the Unix epoch.
-macro_rules! now {
-    () => {
-        "(extract(epoch FROM clock_timestamp()) * 1000000)::int8"
-    };
-}
+use crate::sql::{ServerKind, now};
 
 /// Makes an append wait for every other transaction that appends to one of its
 /// keys. It has to be a statement of its own: what follows sees what those have
