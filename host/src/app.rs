@@ -254,9 +254,11 @@ impl App {
         entropy: Arc<dyn Entropy>,
     ) -> Result<App, AppError> {
         let trusted = Arc::new(TrustedKeys::open(&settings.trust)?);
-        let registry = open_registry(settings, &parts, ledger, clock, &entropy).await?;
+        let registry = open_registry(settings, &parts, ledger, &trusted, clock, &entropy).await?;
         let (stop_serving, stop_rx) = watch::channel(false);
         let (stop_following, follow_rx) = watch::channel(false);
+        // Whoever may use this machine may use what it keeps to itself.
+        let embedded = database.is_some();
         let mut app = App {
             regions: Vec::new(),
             admin: admin.local_addr(),
@@ -318,7 +320,7 @@ impl App {
                 stop_rx.clone(),
             );
         }
-        let plane = AdminPlane::new(regions, registry, trusted, settings);
+        let plane = AdminPlane::new(regions, registry, trusted, settings, embedded);
         let service = move |request, peer| -> BoxFuture<Answer> {
             let plane = plane.clone();
             Box::pin(async move { plane.serve(request, peer).await })
@@ -400,6 +402,7 @@ async fn open_registry(
     settings: &Settings,
     parts: &[Parts],
     ledger: Arc<dyn Ledger>,
+    trusted: &Arc<TrustedKeys>,
     clock: Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Arc<Registry>, AppError> {
@@ -425,6 +428,7 @@ async fn open_registry(
         loader,
         ledger,
         settings: handlers.clone(),
+        trusted: Arc::clone(trusted),
         clock,
         entropy: Arc::clone(entropy),
     });

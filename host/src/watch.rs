@@ -88,6 +88,7 @@ async fn deploy(file: &Watched, registry: &Registry) {
         announced: None,
         share: Share::ALL,
         note: String::new(),
+        signature: None,
     };
     let by = Actor {
         name: "watch".to_owned(),

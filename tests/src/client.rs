@@ -18,6 +18,8 @@ use crate::within;
 pub struct Plane {
     address: SocketAddr,
     client: Client<HttpConnector, Full<Bytes>>,
+    /// Sent with every request.
+    token: Option<String>,
 }
 
 impl Plane {
@@ -26,7 +28,18 @@ impl Plane {
         let client = Client::builder(TokioExecutor::new())
             .retry_canceled_requests(false)
             .build_http();
-        Plane { address, client }
+        Plane {
+            address,
+            client,
+            token: None,
+        }
+    }
+
+    /// The same plane, with a bearer token in every request.
+    #[must_use]
+    pub fn with_token(mut self, token: &str) -> Plane {
+        self.token = Some(token.to_owned());
+        self
     }
 
     /// The same plane, spoken to in HTTP/2 from the first byte on.
@@ -37,6 +50,7 @@ impl Plane {
         Plane {
             address: self.address,
             client,
+            token: self.token.clone(),
         }
     }
 
@@ -47,13 +61,17 @@ impl Plane {
 
     /// A request; it is sent by [`Call::send`].
     pub fn call(&self, method: &str, path: &str) -> Call {
-        Call {
+        let call = Call {
             client: self.client.clone(),
             name: format!("{method} {path}"),
             request: Request::builder()
                 .method(method)
                 .uri(format!("http://{}{path}", self.address)),
             body: Bytes::new(),
+        };
+        match &self.token {
+            Some(token) => call.header("authorization", format!("Bearer {token}")),
+            None => call,
         }
     }
 

@@ -29,6 +29,9 @@ pub struct Setup {
     kept: Vec<Arc<dyn Debug + Send + Sync>>,
 }
 
+/// The token of the admin planes of `tidepool serve`.
+pub const ADMIN_TOKEN: &str = "the-token-of-the-tests";
+
 /// What `tidepool serve` keeps a region on.
 #[derive(Clone, Debug)]
 struct Servers {
@@ -182,7 +185,11 @@ impl Setup {
         match within("the banner of tidepool", banner).await {
             Ok(Banner { regions, admin }) => {
                 server.regions = regions;
-                server.admin = admin;
+                server.admin = match &self.servers {
+                    // Only `tidepool dev` lets in who has no token.
+                    Some(_) => admin.with_token(ADMIN_TOKEN),
+                    None => admin,
+                };
             }
             Err(_) => panic!("tidepool ended before it listened"),
         }
@@ -215,6 +222,7 @@ impl Setup {
                 command.env("PORT", "0");
                 command.env("TIDEPOOL_REGION", name.unwrap_or_default());
                 command.env("TIDEPOOL_ADMIN_LISTEN", &self.admin);
+                command.env("TIDEPOOL_ADMIN_TOKEN", ADMIN_TOKEN);
             }
         }
         command.arg("--data").arg(&self.data);
@@ -363,6 +371,9 @@ impl Server {
     /// It does not end.
     pub async fn cli(&self, arguments: &[&str]) -> Ran {
         let mut command = command::command(&self.setup.binary);
+        if self.setup.servers.is_some() {
+            command.env("TIDEPOOL_ADMIN_TOKEN", ADMIN_TOKEN);
+        }
         let admin = format!("http://{}", self.admin.address());
         command::run_to_end(command.args(arguments).args(["--admin", &admin])).await
     }

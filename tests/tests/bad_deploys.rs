@@ -277,7 +277,7 @@ async fn a_region_that_is_not_there_is_refused() {
     let running = Running::start().await;
     let component = built::fixture("tagged-b");
     let bytes = built::bytes(&component);
-    for region in ["nowhere", "", "HERE", "here%2Cthere"] {
+    for region in ["nowhere", "", "HERE", "here%2Cnowhere", "here,"] {
         let answer = running.send(&format!("get?region={region}"), &bytes).await;
         let document = answer.problem(404, "no-such-path");
         let detail = document["detail"].as_str().unwrap();

@@ -134,13 +134,11 @@ fn imports_point_one_way() {
 #[test]
 fn backends_are_named_in_one_place() {
     /// Who else may, and what.
-    const ALLOWED: [(&str, &str); 3] = [
+    const ALLOWED: [(&str, &str); 2] = [
         // It looks at each kind of server in that server's own words.
         ("doctor/mod.rs", "cache::redis"),
         // A component is called once on a scratch cache of its own.
         ("handlers/selftest.rs", "cache::memory"),
-        // Deployments live beside the log, in the same transactions.
-        ("handlers/store.rs", "sqlite"),
     ];
     let mut used: BTreeSet<(&str, &str)> = BTreeSet::new();
     for (path, text) in host_code() {

@@ -212,11 +212,9 @@ async fn only_what_a_trusted_key_has_signed_is_deployed_where_that_is_required()
     call.send().await.problem(403, "forbidden");
 
     let signature = folder.join("get.wasm.sig");
-    let sign = |key, namespace| {
-        ssh_keygen(
-            &folder,
-            &["-q", "-Y", "sign", "-f", key, "-n", namespace, "get.wasm"],
-        )
+    let sign = async |key, namespace| {
+        let sign = ["-q", "-Y", "sign", "-f", key, "-n", namespace, "get.wasm"];
+        ssh_keygen(&folder, &sign).await;
     };
     for (key, namespace, says) in [
         ("eve", "tidepool", "not trusted here"),

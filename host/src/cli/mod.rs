@@ -24,6 +24,7 @@ mod running;
 mod serve;
 mod settings;
 mod signature;
+mod token;
 
 pub use compile::answer_compile;
 
@@ -59,6 +60,7 @@ enum Command {
     Handlers(handlers::Args),
     Promote(promote::Args),
     Rollback(rollback::Args),
+    Token(token::Args),
     Completions(completions::Args),
 }
 
@@ -108,6 +110,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Handlers(args) => handlers::run(&args),
         Command::Promote(args) => promote::run(&args),
         Command::Rollback(args) => rollback::run(&args),
+        Command::Token(args) => token::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     match done {

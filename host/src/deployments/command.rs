@@ -8,6 +8,7 @@ use super::digest::Digest;
 use super::event::{Event, Share};
 use super::state::{Component, SlotState, State};
 use crate::model::Operation;
+use crate::trust::token::TokenRecord;
 
 /// Something to be done. Without regions it is for all that have joined.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,6 +27,8 @@ pub enum Command {
         share: Share,
         /// What else there is to say.
         note: String,
+        /// The signature that came with it, in base64.
+        signature: Option<String>,
         /// The last entry before it was asked for: a slot that was changed after
         /// it is somebody else's by now.
         since: u64,
@@ -54,6 +57,16 @@ pub enum Command {
         regions: Option<Vec<String>>,
         /// Its number; without, the one before.
         to: Option<u64>,
+    },
+    /// A token is to be kept.
+    CreateToken {
+        /// What is kept of it.
+        token: TokenRecord,
+    },
+    /// A token is to be taken back.
+    RevokeToken {
+        /// Its number.
+        id: String,
     },
 }
 
@@ -128,7 +141,25 @@ pub enum Refusal {
         /// As asked for.
         wanted: String,
     },
+    /// A token has this number.
+    #[error("there is a token {id} already; try again, and it gets another number")]
+    TokenExists {
+        /// The number.
+        id: String,
+    },
+    /// No token has this number.
+    #[error("there is no token {id:?}; `tidepool token list` has them")]
+    NoSuchToken {
+        /// As asked for.
+        id: String,
+    },
+    /// There are as many as may be.
+    #[error("there are {MAX_TOKENS} tokens that hold; revoke some that are no longer used")]
+    TooManyTokens,
 }
+
+/// Most tokens that may hold at a time.
+pub const MAX_TOKENS: usize = 1000;
 
 impl State {
     /// The event that a command becomes now. `None`: all is as wanted already.
@@ -150,6 +181,7 @@ impl State {
                 size,
                 share,
                 note,
+                signature,
                 since,
             } => {
                 let mut changing = Vec::new();
@@ -181,6 +213,7 @@ impl State {
                     size: *size,
                     share: *share,
                     note: note.clone(),
+                    signature: signature.clone(),
                 }))
             }
             Command::Promote {
@@ -240,6 +273,28 @@ impl State {
                     to: targets,
                 }))
             }
+            Command::CreateToken { token } => {
+                let id = token.id.clone();
+                let hold = self.tokens().filter(|known| {
+                    let ended = known.expires_at.is_some_and(|end| end <= token.created_at);
+                    known.revoked_at.is_none() && !ended
+                });
+                match self.token(&id) {
+                    Some(known) if known == token => Ok(None),
+                    Some(_) => Err(Refusal::TokenExists { id }),
+                    None if hold.count() >= MAX_TOKENS => Err(Refusal::TooManyTokens),
+                    None => Ok(Some(Event::TokenCreated {
+                        token: token.clone(),
+                    })),
+                }
+            }
+            Command::RevokeToken { id } => match self.token(id) {
+                Some(token) => {
+                    let event = Event::TokenRevoked { id: id.clone() };
+                    Ok(token.revoked_at.is_none().then_some(event))
+                }
+                None => Err(Refusal::NoSuchToken { id: id.clone() }),
+            },
         }
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use crate::model::Operation;
+use crate::trust::token::{Scope, TokenRecord};
 
 /// Part of the keys of a region, in hundredths of a percent: 0 to 10000.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -96,6 +97,10 @@ pub enum Event {
         /// What else there is to say; mostly empty.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         note: String,
+        /// The signature that came with it, in base64: every host judges it by
+        /// the keys that it trusts.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signature: Option<String>,
     },
     /// The canaries of slots got another share; all: they are now what runs.
     Shared {
@@ -130,6 +135,16 @@ pub enum Event {
         revision: u64,
         /// What was wrong with it.
         reason: String,
+    },
+    /// A token for the admin plane was made.
+    TokenCreated {
+        /// What is kept of it.
+        token: TokenRecord,
+    },
+    /// A token was taken back.
+    TokenRevoked {
+        /// Its number.
+        id: String,
     },
 }
 
@@ -175,6 +190,12 @@ impl Event {
                 revision,
                 reason,
             } => format!("{operation} revision {revision} took itself back in {region}: {reason}"),
+            Event::TokenCreated { token } => {
+                let scopes: Vec<String> = token.scopes.iter().map(Scope::to_string).collect();
+                let (id, name) = (&token.id, &token.name);
+                format!("made the token {id} for {name}: {}", scopes.join(", "))
+            }
+            Event::TokenRevoked { id } => format!("revoked the token {id}"),
         }
     }
 }

@@ -43,6 +43,8 @@ fn refused(error: impl std::fmt::Display) -> LedgerError {
 #[async_trait]
 impl Ledger for SqliteLedger {
     async fn after(&self, seq: u64) -> Result<Vec<Entry>, LedgerError> {
+        // There is none behind the largest number that the database has.
+        let seq = i64::try_from(seq).unwrap_or(i64::MAX);
         let read = self.database.read(move |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT seq, at, id, actor, source, body FROM deployments
@@ -66,6 +68,8 @@ impl Ledger for SqliteLedger {
     async fn append(&self, seq: u64, entry: NewEntry) -> Result<(), AppendError> {
         let at = self.database.now_micros();
         let written = self.database.exec(move |tx| {
+            // The component that was put before it need not stay in memory.
+            tx.execute_batch("PRAGMA shrink_memory")?;
             let body = event::encode(&entry.event);
             let inserted = tx
                 .prepare_cached(

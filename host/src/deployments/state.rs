@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::digest::Digest;
 use super::event::{Entry, Event, Share};
 use crate::model::Operation;
+use crate::trust::token::TokenRecord;
 
 /// Who deployed the handlers that come with the host.
 pub const BUILT_IN: &str = "built-in";
@@ -37,6 +38,8 @@ pub struct Recorded {
     pub by: String,
     /// What else there is to say: mostly nothing.
     pub note: String,
+    /// The signature that came with it, in base64.
+    pub signature: Option<String>,
     /// Why it was taken back, if it was and has not run since.
     pub taken_back: Option<String>,
     /// Whether it was active ever: a canary may never have been.
@@ -86,6 +89,7 @@ impl SlotState {
                 Component::Deployed { .. } => entry.actor.clone(),
             },
             note: note.to_owned(),
+            signature: None,
             taken_back: None,
             ran: false,
         });
@@ -133,6 +137,8 @@ pub struct State {
     /// The number of the last entry.
     pub seq: u64,
     slots: BTreeMap<(String, Operation), SlotState>,
+    /// By their numbers.
+    tokens: BTreeMap<String, TokenRecord>,
     /// Revisions that a slot remembers.
     keep: usize,
 }
@@ -154,6 +160,7 @@ impl State {
         State {
             seq: 0,
             slots: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             keep: keep.max(2),
         }
     }
@@ -176,6 +183,16 @@ impl State {
             .keys()
             .map(|(region, _)| region.as_str())
             .collect()
+    }
+
+    /// The token with this number, whether or not it holds.
+    pub fn token(&self, id: &str) -> Option<&TokenRecord> {
+        self.tokens.get(id)
+    }
+
+    /// All tokens.
+    pub fn tokens(&self) -> impl Iterator<Item = &TokenRecord> {
+        self.tokens.values()
     }
 
     /// The components that some slot may run again.
@@ -208,9 +225,13 @@ impl State {
                 size,
                 share,
                 note,
+                signature,
             } => self.each(entry, operation, &regions, |slot| {
                 let component = Component::Deployed { digest, size };
                 let number = slot.add(component, entry, &note, keep);
+                if let Some(added) = slot.revisions.last_mut() {
+                    added.signature = signature.clone();
+                }
                 match share.is_all() {
                     true => slot.replace(number),
                     false => slot.canary = Some((number, share)),
@@ -258,6 +279,14 @@ impl State {
                     known.taken_back = Some(reason.clone());
                 }
             }),
+            Event::TokenCreated { token } => {
+                self.tokens.insert(token.id.clone(), token);
+            }
+            Event::TokenRevoked { id } => {
+                if let Some(token) = self.tokens.get_mut(&id) {
+                    token.revoked_at.get_or_insert(entry.at);
+                }
+            }
         }
         Ok(())
     }

@@ -1,3 +1,5 @@
+//! What entries amount to, told one after another.
+
 use super::super::command::{Command, Refusal};
 use super::super::event::encode;
 use super::*;
@@ -19,6 +21,7 @@ fn deploy(regions: Option<&[&str]>, name: &str, share: Share, since: u64) -> Com
         size: 7,
         share,
         note: String::new(),
+        signature: None,
         since,
     }
 }
@@ -287,6 +290,36 @@ fn a_region_that_joins_runs_what_the_others_agree_on() {
     assert_eq!(told.slot("d").active, 1);
     let put = told.state.slot("c", Operation::Put).unwrap();
     assert_eq!(put.revisions.len(), 1);
+}
+
+#[test]
+fn a_token_is_kept_and_taken_back() {
+    let mut told = Told::new();
+    let scopes = vec!["read".parse().unwrap()];
+    let (_, token) = TokenRecord::create("ci", scopes, None, "me", 1).unwrap();
+    let create = Command::CreateToken {
+        token: token.clone(),
+    };
+    assert!(told.wants(&create).unwrap());
+    assert!(!told.wants(&create).unwrap());
+    let other = TokenRecord {
+        name: "other".to_owned(),
+        ..token.clone()
+    };
+    let other = Command::CreateToken { token: other };
+    assert!(matches!(
+        told.wants(&other),
+        Err(Refusal::TokenExists { .. })
+    ));
+    assert_eq!(told.state.token(&token.id), Some(&token));
+    let revoke = |id: &str| Command::RevokeToken { id: id.to_owned() };
+    assert!(told.wants(&revoke(&token.id)).unwrap());
+    assert!(!told.wants(&revoke(&token.id)).unwrap());
+    assert_eq!(told.state.token(&token.id).unwrap().revoked_at, Some(5));
+    assert!(matches!(
+        told.wants(&revoke("x")),
+        Err(Refusal::NoSuchToken { .. })
+    ));
 }
 
 #[test]

@@ -11,6 +11,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant as Stopwatch};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
@@ -26,6 +28,7 @@ use crate::deployments::{
     Recorded, Share, State,
 };
 use crate::model::{Operation, RevisionState};
+use crate::trust::signature::TrustedKeys;
 use crate::wit_host::context::Backends;
 
 /// Old revisions that are watched while they drain, per slot.
@@ -92,6 +95,7 @@ pub struct Registry {
     clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
     settings: Handlers,
+    trusted: Arc<TrustedKeys>,
     /// What the ledger says, as far as it was read.
     pub(super) known: tokio::sync::Mutex<State>,
     /// Why a slot does not run what it should, by slot.
@@ -118,6 +122,8 @@ pub struct RegistryParts {
     pub ledger: Arc<dyn Ledger>,
     /// Bounds.
     pub settings: Handlers,
+    /// Whose components are taken.
+    pub trusted: Arc<TrustedKeys>,
     /// The time of failures.
     pub clock: Arc<dyn Clock>,
     /// Chance.
@@ -139,6 +145,7 @@ impl Registry {
             loader,
             ledger,
             settings,
+            trusted,
             clock,
             entropy,
         } = parts;
@@ -160,6 +167,7 @@ impl Registry {
             entropy,
             known: tokio::sync::Mutex::new(State::new(settings.keep_revisions)),
             settings,
+            trusted,
             problems: Mutex::default(),
             condemned: Mutex::default(),
             judged,
@@ -268,19 +276,44 @@ impl Registry {
         })
     }
 
+    /// The clock by which tokens end.
+    pub(super) fn now_micros(&self) -> i64 {
+        self.clock.now_micros()
+    }
+
     async fn load(&self, operation: Operation, wanted: &Recorded) -> Result<Arc<Loaded>, String> {
         let bytes = match wanted.component {
             Component::BuiltIn => Bytes::from_static(self.defaults[operation as usize]),
             Component::Deployed { digest, .. } => {
-                if let Some(loaded) = self.loader.loaded(operation, digest) {
+                // Where nobody's signature matters it need not be fetched.
+                if !self.trusted.required()
+                    && let Some(loaded) = self.loader.loaded(operation, digest)
+                {
                     return Ok(loaded);
                 }
                 let bytes = self.ledger.component(digest).await;
-                bytes.map_err(|error| error.to_string())?
+                let bytes = bytes.map_err(|error| error.to_string())?;
+                self.judge_signature(wanted, bytes.clone()).await?;
+                bytes
             }
         };
         let loaded = self.loader.load(operation, bytes).await;
         Ok(loaded.map_err(|error| error.to_string())?.0)
+    }
+
+    /// Whoever took the component in has other keys than this host, perhaps.
+    async fn judge_signature(&self, wanted: &Recorded, bytes: Bytes) -> Result<(), String> {
+        let trusted = Arc::clone(&self.trusted);
+        let signature = wanted.signature.as_ref().map(|text| BASE64.decode(text));
+        let judging = move || match signature.transpose() {
+            Ok(signature) => {
+                let judged = trusted.verify(&bytes, signature.as_deref());
+                judged.map(drop).map_err(|error| error.to_string())
+            }
+            Err(error) => Err(format!("its signature is not base64: {error}")),
+        };
+        let judged = tokio::task::spawn_blocking(judging).await;
+        judged.unwrap_or_else(|error| Err(format!("its signature cannot be judged: {error}")))
     }
 
     fn problem(&self, slot: usize, number: u64, why: &str) {

@@ -4,14 +4,18 @@
 
 use std::time::{Duration, Instant as Stopwatch};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
 use super::load::{LoadError, Timings};
 use super::registry::Registry;
+use crate::config::Secret;
 use crate::deployments::{
     AppendError, Command, Digest, HostReport, LedgerError, NewEntry, Refusal, Share, State,
 };
 use crate::model::{Operation, RevisionState};
+use crate::trust::token::{self, CreateError, Scope, TokenError, TokenRecord};
 
 /// How long it is waited for other hosts to make a deployment true.
 const WAIT_FOR_HOSTS: Duration = Duration::from_secs(5);
@@ -43,6 +47,8 @@ pub struct Upload {
     pub share: Share,
     /// What else there is to say.
     pub note: String,
+    /// The signature that came with it: a file of `ssh-keygen -Y sign`.
+    pub signature: Option<Vec<u8>>,
 }
 
 /// Why something was not done. Nothing has changed then, but after
@@ -63,6 +69,9 @@ pub enum DeployError {
     /// What is deployed does not allow it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// There is no token to be made like that.
+    #[error(transparent)]
+    Token(#[from] CreateError),
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -126,6 +135,7 @@ impl Registry {
             announced,
             share,
             note,
+            signature,
         } = upload;
         let digest = Digest::of(&component);
         if let Some(announced) = announced.filter(|announced| *announced != digest) {
@@ -153,6 +163,7 @@ impl Registry {
             size: size as u64,
             share,
             note,
+            signature: signature.map(|signature| BASE64.encode(signature)),
             since,
         };
         let (slots, problems) = self.command(&command, by, start).await?;
@@ -179,7 +190,9 @@ impl Registry {
         start: Stopwatch,
     ) -> Result<(Vec<Swapped>, Vec<String>), DeployError> {
         let (before, after) = self.append(command, by).await?;
-        let (operation, regions) = command.subject();
+        let Some((operation, regions)) = command.subject() else {
+            return Ok((Vec::new(), Vec::new()));
+        };
         let mut slots = Vec::new();
         for (region, slot) in after.targets(operation, regions)? {
             let was = before.slot(region, operation);
@@ -264,6 +277,72 @@ impl Registry {
         })))
     }
 
+    /// Makes a token that lasts for some time, or without an end. Gives the text,
+    /// which is not to be had again, and what is kept of it.
+    ///
+    /// # Errors
+    ///
+    /// See [`DeployError`].
+    pub async fn create_token(
+        &self,
+        name: &str,
+        scopes: Vec<Scope>,
+        lasts: Option<Duration>,
+        by: &Actor,
+    ) -> Result<(Secret, TokenRecord), DeployError> {
+        let now = self.now_micros();
+        let lasts = lasts.map(|lasts| i64::try_from(lasts.as_micros()).unwrap_or(i64::MAX));
+        let end = lasts.map(|lasts| now.saturating_add(lasts));
+        let (secret, token) = TokenRecord::create(name, scopes, end, &by.name, now)?;
+        let command = Command::CreateToken {
+            token: token.clone(),
+        };
+        self.append(&command, by).await?;
+        Ok((secret, token))
+    }
+
+    /// Takes a token back.
+    ///
+    /// # Errors
+    ///
+    /// See [`DeployError`].
+    pub async fn revoke_token(&self, id: &str, by: &Actor) -> Result<TokenRecord, DeployError> {
+        let command = Command::RevokeToken { id: id.to_owned() };
+        let (_, after) = self.append(&command, by).await?;
+        let none = || Refusal::NoSuchToken { id: id.to_owned() };
+        Ok(after.token(id).cloned().ok_or_else(none)?)
+    }
+
+    /// What is kept of all tokens.
+    ///
+    /// # Errors
+    ///
+    /// The ledger cannot be read.
+    pub async fn tokens(&self) -> Result<Vec<TokenRecord>, LedgerError> {
+        self.catch_up().await?;
+        Ok(self.known.lock().await.tokens().cloned().collect())
+    }
+
+    /// The token that a text is, if it holds.
+    ///
+    /// # Errors
+    ///
+    /// See [`TokenError`].
+    pub async fn token(&self, text: &str) -> Result<TokenRecord, TokenError> {
+        let now = self.now_micros();
+        let state = self.known.lock().await.clone();
+        match token::verify(text, |id| state.token(id), now) {
+            // It may have been made on another host a moment ago.
+            Err(TokenError::Unknown) => {}
+            judged => return judged.cloned(),
+        }
+        if let Err(error) = self.catch_up().await {
+            tracing::warn!(%error, "a token is judged by what was known");
+        }
+        let state = self.known.lock().await.clone();
+        token::verify(text, |id| state.token(id), now).cloned()
+    }
+
     /// Waits until the hosts of the slots' regions have done what the ledger says up
     /// to an entry, each with its time.
     async fn wait_for_hosts(
@@ -315,8 +394,9 @@ fn region_has_done(hosts: &[HostReport], region: &str, seq: u64) -> bool {
 
 impl Command {
     /// What it is about.
-    fn subject(&self) -> (Operation, Option<&[String]>) {
+    fn subject(&self) -> Option<(Operation, Option<&[String]>)> {
         match self {
+            Command::CreateToken { .. } | Command::RevokeToken { .. } => None,
             Command::Deploy {
                 operation, regions, ..
             }
@@ -326,7 +406,7 @@ impl Command {
             | Command::Abort { operation, regions }
             | Command::Rollback {
                 operation, regions, ..
-            } => (*operation, regions.as_deref()),
+            } => Some((*operation, regions.as_deref())),
         }
     }
 

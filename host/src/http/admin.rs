@@ -7,22 +7,23 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 use http::{Method, Request, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming as HttpBody};
-use subtle::ConstantTimeEq as _;
 
+use super::authority::Authority;
 use super::deploying::{self, Change};
 use super::query::Query;
 use super::region::{Readiness, Region, RegionReport};
 use super::respond::{self, Answer, Kind, Problem};
-use crate::config::{Secret, Settings};
+use super::tokens;
+use crate::config::Settings;
 use crate::deployments::Refusal;
 use crate::handlers::registry::Registry;
-use crate::trust::failures::Failures;
+use crate::handlers::rollout::Actor;
 use crate::trust::signature::TrustedKeys;
+use crate::trust::token::Action;
 
 /// Longest wait for a region to catch up.
 const MAX_CATCH_UP_WAIT: Duration = Duration::from_secs(60);
@@ -34,8 +35,7 @@ pub struct AdminPlane(Arc<Inner>);
 struct Inner {
     regions: Vec<Arc<Region>>,
     registry: Arc<Registry>,
-    token: Option<Secret>,
-    failures: Failures,
+    authority: Authority,
     trusted: Arc<TrustedKeys>,
     max_component_bytes: usize,
     body_timeout: Duration,
@@ -51,21 +51,25 @@ enum Route<'a> {
     Deploy { operation: &'a str },
     Change { change: Change, operation: &'a str },
     Audit,
+    CreateToken,
+    Tokens,
+    RevokeToken { id: &'a str },
 }
 
 impl AdminPlane {
-    /// The admin plane of these regions.
+    /// The admin plane of these regions. `open`: while the settings have no token,
+    /// none is asked for.
     pub fn new(
         regions: Vec<Arc<Region>>,
         registry: Arc<Registry>,
         trusted: Arc<TrustedKeys>,
         settings: &Settings,
+        open: bool,
     ) -> AdminPlane {
         AdminPlane(Arc::new(Inner {
             regions,
             registry,
-            token: settings.admin.token.clone(),
-            failures: Failures::default(),
+            authority: Authority::new(settings.admin.token.clone(), open),
             trusted,
             max_component_bytes: settings.handlers.max_component_bytes,
             body_timeout: settings.http.body_timeout,
@@ -83,8 +87,8 @@ impl AdminPlane {
                 &serde_json::json!({"status": "alive"}),
             )),
             Ok(Route::Readyz) => Ok(self.0.readyz()),
-            Ok(route) => match self.0.authorize(request.headers(), peer.ip()) {
-                Ok(()) => self.0.answer(route, request, peer.ip()).await,
+            Ok(route) => match self.0.allow(&route, &request, peer.ip()).await {
+                Ok(by) => self.0.answer(route, request, by).await,
                 Err(problem) => Err(problem.close(has_body)),
             },
             Err(problem) => Err(problem.close(has_body)),
@@ -107,6 +111,9 @@ fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Problem> {
             None => return Err(no_such_path()),
         },
         ["v1", "audit"] => (Route::Audit, "GET"),
+        ["v1", "tokens"] if method == Method::POST => (Route::CreateToken, "POST"),
+        ["v1", "tokens"] => (Route::Tokens, "GET"),
+        ["v1", "tokens", id] => (Route::RevokeToken { id }, "DELETE"),
         _ => return Err(no_such_path()),
     };
     if method.as_str() == allow {
@@ -122,31 +129,42 @@ fn no_such_path() -> Problem {
 }
 
 impl Inner {
-    fn authorize(&self, headers: &HeaderMap, peer: IpAddr) -> Result<(), Problem> {
-        let Some(token) = &self.token else {
-            return refuse_browsers(headers);
-        };
-        let credentials = headers.get(AUTHORIZATION);
-        let sent = credentials.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        // In constant time: an answer's delay must not tell how much was right.
-        if sent.is_some_and(|sent| bool::from(sent.ct_eq(token.expose().as_bytes()))) {
-            return Ok(());
+    /// Who a request is from, if they may do what it asks for.
+    async fn allow(
+        &self,
+        route: &Route<'_>,
+        request: &Request<HttpBody>,
+        peer: IpAddr,
+    ) -> Result<Actor, Problem> {
+        let headers = request.headers();
+        let identity = self
+            .authority
+            .identify(headers, peer, &self.registry)
+            .await?;
+        match route {
+            Route::Healthz | Route::Readyz => {}
+            Route::Regions | Route::CaughtUp { .. } | Route::Handlers | Route::Audit => {
+                identity.may(&Action::Read)?
+            }
+            Route::Deploy { operation } | Route::Change { operation, .. } => {
+                let operation = deploying::known(operation)?;
+                let regions = deploying::regions(request.uri())?;
+                let regions: Vec<&str> = regions.iter().map(String::as_str).collect();
+                let regions = &regions;
+                identity.may(&Action::Deploy { regions, operation })?;
+            }
+            Route::CreateToken | Route::Tokens | Route::RevokeToken { .. } => {
+                identity.may(&Action::Admin)?;
+            }
         }
-        let detail = "send the admin token as `Authorization: Bearer <token>` (tidepool: --token or TIDEPOOL_ADMIN_TOKEN)";
-        // Who sends nothing guesses nothing. The right token was let in above,
-        // whatever else came from its address.
-        let wait = credentials.and_then(|_| self.failures.count(peer, Instant::now()));
-        Err(match wait {
-            None => Problem::new(Kind::Unauthorized, detail),
-            Some(wait) => Problem::new(Kind::TooManyFailures, detail).retry_after(wait),
-        })
+        deploying::actor(headers, peer, identity.name())
     }
 
     async fn answer(
         &self,
         route: Route<'_>,
         request: Request<HttpBody>,
-        peer: IpAddr,
+        by: Actor,
     ) -> Result<Answer, Problem> {
         match route {
             Route::Healthz | Route::Readyz => Ok(self.readyz()),
@@ -156,12 +174,17 @@ impl Inner {
             Route::Deploy { operation } => {
                 let bounds = (self.max_component_bytes, self.body_timeout);
                 let trusted = &self.trusted;
-                deploying::deploy(&self.registry, operation, request, trusted, peer, bounds).await
+                deploying::deploy(&self.registry, operation, request, trusted, by, bounds).await
             }
             Route::Change { change, operation } => {
-                deploying::change(&self.registry, change, operation, &request, peer).await
+                deploying::change(&self.registry, change, operation, &request, by).await
             }
             Route::Audit => deploying::audit(&self.registry, request.uri()).await,
+            Route::CreateToken => {
+                tokens::create(&self.registry, request, by, self.body_timeout).await
+            }
+            Route::Tokens => tokens::list(&self.registry).await,
+            Route::RevokeToken { id } => tokens::revoke(&self.registry, id, by).await,
         }
     }
 
@@ -228,60 +251,5 @@ impl Inner {
             known,
         };
         Problem::new(Kind::NoSuchPath, detail.to_string())
-    }
-}
-
-/// Refuses what a web page could have caused.
-fn refuse_browsers(headers: &HeaderMap) -> Result<(), Problem> {
-    let host = headers
-        .get(HOST)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("localhost");
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
-        if port.bytes().all(|b| b.is_ascii_digit()) {
-            name
-        } else {
-            host
-        }
-    });
-    let name = name.trim_matches(['[', ']']);
-    let ours = name == "localhost" || name.parse::<IpAddr>().is_ok();
-    if ours && !headers.contains_key(ORIGIN) {
-        return Ok(());
-    }
-    let detail =
-        "requests from web pages are refused; use the command line, or set admin.token and send it";
-    Err(Problem::new(Kind::Forbidden, detail))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(n, v)| {
-                (
-                    http::HeaderName::from_static(n),
-                    http::HeaderValue::from_static(v),
-                )
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_web_page_cannot_reach_an_admin_plane_without_a_token() {
-        assert!(refuse_browsers(&headers(&[("host", "127.0.0.1:8090")])).is_ok());
-        assert!(refuse_browsers(&headers(&[("host", "[::1]:8090")])).is_ok());
-        assert!(refuse_browsers(&headers(&[("host", "localhost:8090")])).is_ok());
-        assert!(refuse_browsers(&headers(&[("host", "evil.example:8090")])).is_err());
-        assert!(
-            refuse_browsers(&headers(&[
-                ("host", "127.0.0.1:8090"),
-                ("origin", "http://evil.example")
-            ]))
-            .is_err()
-        );
     }
 }

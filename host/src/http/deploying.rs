@@ -25,6 +25,7 @@ use crate::handlers::registry::{Listed, Registry};
 use crate::handlers::rollout::{Actor, DeployError, Swapped, Upload};
 use crate::model::Operation;
 use crate::trust::signature::TrustedKeys;
+use crate::trust::token::CreateError;
 use crate::wit_host::log::rfc3339;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
@@ -69,15 +70,16 @@ pub(super) async fn deploy(
     operation: &str,
     request: Request<HttpBody>,
     trusted: &Arc<TrustedKeys>,
-    peer: IpAddr,
+    by: Actor,
     (max_bytes, body_timeout): (usize, Duration),
 ) -> Result<Answer, Problem> {
     let unread = !request.body().is_end_stream();
-    let said = said(operation, &request, peer);
-    let (mut upload, by) = said.map_err(|problem| problem.close(unread))?;
+    let said = said(operation, &request);
+    let mut upload = said.map_err(|problem| problem.close(unread))?;
     let signature = signed::of(request.headers(), trusted);
     let signature = signature.map_err(|error| Problem::from(error).close(unread))?;
     upload.component = read_body(request.into_body(), max_bytes, body_timeout).await?;
+    upload.signature = signature.clone();
     let signer = signed::verify(trusted, upload.component.clone(), signature).await?;
     if let Some(signer) = signer {
         upload.note = format!("signed by {signer}");
@@ -105,7 +107,7 @@ pub(super) async fn change(
     change: Change,
     operation: &str,
     request: &Request<HttpBody>,
-    peer: IpAddr,
+    by: Actor,
 ) -> Result<Answer, Problem> {
     let start = Stopwatch::now();
     let operation = known(operation)?;
@@ -115,7 +117,7 @@ pub(super) async fn change(
         Change::Rollback => &["region", "to"],
     };
     let query = Query::of(request.uri(), names)?;
-    let regions = query.list("region")?;
+    let regions = query.list("region");
     let command = match change {
         Change::Promote => Command::Promote {
             operation,
@@ -129,7 +131,6 @@ pub(super) async fn change(
             to: query.number("to")?,
         },
     };
-    let by = actor(request.headers(), peer)?;
     let (slots, problems) = registry.command(&command, &by, start).await?;
     let slots = slots.into_iter().map(|slot| RolledBackSlot {
         from: slot.from,
@@ -155,7 +156,7 @@ pub(super) async fn audit(registry: &Registry, uri: &Uri) -> Result<Answer, Prob
             Some(event) => event.summary(),
             None => "something that a newer Tidepool knows".to_owned(),
         },
-        event: serde_json::from_str(&entry.body).unwrap_or_default(),
+        event: shown(&entry.body),
         actor: entry.actor,
         source: entry.source,
     });
@@ -165,23 +166,43 @@ pub(super) async fn audit(registry: &Registry, uri: &Uri) -> Result<Answer, Prob
     Ok(respond::json(StatusCode::OK, &document))
 }
 
+/// An event as it is kept, but for what proves a token.
+fn shown(body: &str) -> serde_json::Value {
+    let mut event: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    if let Some(token) = event
+        .get_mut("token")
+        .and_then(|token| token.as_object_mut())
+    {
+        token.remove("hash");
+    }
+    event
+}
+
 /// What a deploy says before its component.
-fn said(
-    operation: &str,
-    request: &Request<HttpBody>,
-    peer: IpAddr,
-) -> Result<(Upload, Actor), Problem> {
+fn said(operation: &str, request: &Request<HttpBody>) -> Result<Upload, Problem> {
     let operation = known(operation)?;
     let query = Query::of(request.uri(), &["region", "canary"])?;
-    let upload = Upload {
+    Ok(Upload {
         operation,
-        regions: query.list("region")?,
+        regions: query.list("region"),
         component: bytes::Bytes::new(),
         announced: announced(request.headers())?,
         share: share(&query, "canary")?.unwrap_or(Share::ALL),
         note: String::new(),
-    };
-    Ok((upload, actor(request.headers(), peer)?))
+        signature: None,
+    })
+}
+
+/// The regions that a request names; none: all.
+pub(super) fn regions(uri: &Uri) -> Result<Vec<String>, Problem> {
+    // Whether the other parameters are known is seen later.
+    let text = uri.query().unwrap_or_default();
+    let own = text.split('&').filter(|pair| pair.starts_with("region="));
+    let own = own.collect::<Vec<_>>().join("&");
+    let uri: Uri = format!("/?{own}").parse().unwrap_or_default();
+    Ok(Query::of(&uri, &["region"])?
+        .list("region")
+        .unwrap_or_default())
 }
 
 fn share(query: &Query, name: &str) -> Result<Option<Share>, Problem> {
@@ -216,7 +237,8 @@ impl From<LedgerError> for Problem {
     }
 }
 
-fn known(operation: &str) -> Result<Operation, Problem> {
+/// The operation of that name.
+pub(super) fn known(operation: &str) -> Result<Operation, Problem> {
     Operation::parse(operation).ok_or_else(|| {
         let detail =
             format!("there is no operation {operation:?}; there are get, put, delete and hydrate");
@@ -224,10 +246,15 @@ fn known(operation: &str) -> Result<Operation, Problem> {
     })
 }
 
-fn actor(headers: &HeaderMap, peer: IpAddr) -> Result<Actor, Problem> {
-    let name = match headers.get(ACTOR).map(|value| value.to_str()) {
-        None => "unknown",
-        Some(Ok(text)) if !text.is_empty() && text.len() <= MAX_ACTOR_BYTES => text,
+/// Who a request is from: the token's name is known, the rest is said.
+pub(super) fn actor(
+    headers: &HeaderMap,
+    peer: IpAddr,
+    token: Option<&str>,
+) -> Result<Actor, Problem> {
+    let said = match headers.get(ACTOR).map(|value| value.to_str()) {
+        None => None,
+        Some(Ok(text)) if !text.is_empty() && text.len() <= MAX_ACTOR_BYTES => Some(text),
         Some(_) => {
             return Err(Problem::new(
                 Kind::BadRequest,
@@ -237,8 +264,13 @@ fn actor(headers: &HeaderMap, peer: IpAddr) -> Result<Actor, Problem> {
             ));
         }
     };
+    let name = match (token, said) {
+        (Some(token), Some(said)) => format!("{token} ({said})"),
+        (Some(only), None) | (None, Some(only)) => only.to_owned(),
+        (None, None) => "unknown".to_owned(),
+    };
     Ok(Actor {
-        name: name.to_owned(),
+        name,
         source: peer.to_string(),
     })
 }
@@ -301,7 +333,11 @@ impl From<DeployError> for Problem {
     fn from(error: DeployError) -> Problem {
         let detail = error.to_string();
         let kind = match &error {
-            DeployError::Refused(Refusal::UnknownRegion { .. }) => Kind::NoSuchPath,
+            DeployError::Refused(Refusal::UnknownRegion { .. } | Refusal::NoSuchToken { .. }) => {
+                Kind::NoSuchPath
+            }
+            DeployError::Token(CreateError::Randomness(_)) => Kind::Unavailable,
+            DeployError::Token(_) => Kind::BadRequest,
             DeployError::Refused(_) | DeployError::TooOld(_) => Kind::Conflict,
             DeployError::DigestMismatch { .. } => Kind::BadRequest,
             DeployError::OutcomeUnknown(_) => Kind::OutcomeUnknown,

@@ -104,6 +104,56 @@ pub struct AuditEntry {
     pub event: serde_json::Value,
 }
 
+/// What `POST /v1/tokens` asks for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// What it is for.
+    pub name: String,
+    /// What it may do: `read`, `deploy`, `deploy:REGION`, `deploy:*:OPERATION`,
+    /// `deploy:REGION:OPERATION`, `admin`.
+    pub scopes: Vec<String>,
+    /// When it ends; never when left out.
+    #[serde(default)]
+    pub expires_in_seconds: Option<u64>,
+}
+
+/// The answer to `POST /v1/tokens`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TokenMade {
+    /// The token. It is not to be had again.
+    pub token: String,
+    /// What is kept of it.
+    #[serde(flatten)]
+    pub made: Token,
+}
+
+/// The answer to `GET /v1/tokens`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TokenList {
+    /// All that were made and not forgotten.
+    pub tokens: Vec<Token>,
+}
+
+/// What is kept of a token. Times are RFC 3339 in UTC.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Token {
+    /// What it is revoked by.
+    pub id: String,
+    /// What it is for.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// When it was made.
+    pub created_at: String,
+    /// By whom.
+    pub created_by: String,
+    /// When it ends.
+    pub expires_at: Option<String>,
+    /// When it was taken back.
+    pub revoked_at: Option<String>,
+}
+
 /// The answer to `GET /v1/handlers`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct HandlerList {

@@ -5,6 +5,7 @@
 //! answer. [`admin`] does the same for operators.
 
 pub mod admin;
+mod authority;
 pub mod body;
 mod connection;
 pub mod data;
@@ -20,3 +21,4 @@ pub mod server;
 pub(crate) mod signed;
 pub(crate) mod socket;
 pub mod tls;
+mod tokens;

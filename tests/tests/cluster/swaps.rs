@@ -50,14 +50,13 @@ async fn a_swap_in_one_region_costs_no_request_and_leaves_the_others_alone() {
     let component = built::fixture("tagged-a");
     let component = component.to_str().unwrap();
     for _ in 0..5 {
-        let here = ["--region", "us-west-1"];
-        let ran = host.cli(&[&["deploy", "get", component][..], &here].concat());
-        let ran = ran.await;
+        let deploy = ["deploy", "get", component, "--region", "us-west-1"];
+        let ran = host.cli(&deploy).await;
         ran.success();
         let tagged = host.region("us-west-1").get("/kv/k").send().await;
         assert_eq!(tagged.header("x-tag"), Some("a"));
-        let ran = host.cli(&[&["rollback", "get", "--to", "1"][..], &here].concat());
-        let ran = ran.await;
+        let back = ["rollback", "get", "--to", "1", "--region", "us-west-1"];
+        let ran = host.cli(&back).await;
         ran.success();
         says(
             host.region("us-west-1").get("/kv/k").send().await,

@@ -6,6 +6,7 @@
 mod command;
 mod restart;
 mod rollout;
+mod tokens;
 mod traffic;
 mod watch;
 
