@@ -95,6 +95,16 @@ pub trait Ledger: Send + Sync {
     async fn changed(&self);
 }
 
+/// As the databases have numbers; there are no larger ones in them.
+pub(super) fn number(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A time in microseconds.
+pub(super) fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
 /// The bytes, if they are there and have the digest.
 pub(super) fn checked(digest: Digest, bytes: Option<Bytes>) -> Result<Bytes, LedgerError> {
     let bytes = bytes.ok_or_else(|| {

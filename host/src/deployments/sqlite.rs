@@ -2,7 +2,6 @@
 //! known in memory.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,7 +12,8 @@ use tokio::sync::Notify;
 use super::digest::Digest;
 use super::event::{self, Entry, NewEntry};
 use super::ledger::{
-    AppendError, HostReport, KEEP_UNUSED, LONGEST_WAIT, Ledger, LedgerError, PAGE,
+    AppendError, HostReport, KEEP_UNUSED, LONGEST_WAIT, Ledger, LedgerError, PAGE, checked, micros,
+    number,
 };
 use crate::log::sqlite::{ExecError, SqliteDatabase};
 
@@ -43,8 +43,7 @@ fn refused(error: impl std::fmt::Display) -> LedgerError {
 #[async_trait]
 impl Ledger for SqliteLedger {
     async fn after(&self, seq: u64) -> Result<Vec<Entry>, LedgerError> {
-        // There is none behind the largest number that the database has.
-        let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+        let seq = number(seq);
         let read = self.database.read(move |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT seq, at, id, actor, source, body FROM deployments
@@ -66,7 +65,7 @@ impl Ledger for SqliteLedger {
     }
 
     async fn append(&self, seq: u64, entry: NewEntry) -> Result<(), AppendError> {
-        let at = self.database.now_micros();
+        let (seq, at) = (number(seq), self.database.now_micros());
         let written = self.database.exec(move |tx| {
             // The component that was put before it need not stay in memory.
             tx.execute_batch("PRAGMA shrink_memory")?;
@@ -116,7 +115,7 @@ impl Ledger for SqliteLedger {
                 .optional()
         });
         let bytes = read.await.map_err(refused)?;
-        super::ledger::checked(digest, bytes.map(Bytes::from))
+        checked(digest, bytes.map(Bytes::from))
     }
 
     async fn keep_components(&self, used: Vec<Digest>) -> Result<(), LedgerError> {
@@ -151,8 +150,4 @@ impl Ledger for SqliteLedger {
     async fn changed(&self) {
         let _ = tokio::time::timeout(LONGEST_WAIT, self.changed.notified()).await;
     }
-}
-
-fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }

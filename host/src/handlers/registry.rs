@@ -38,6 +38,9 @@ const MAX_DRAINING: usize = 64;
 /// [`ALIVE`](crate::deployments::ledger::ALIVE).
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
+/// How long after a component could not be loaded it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
 /// How often it is looked whether other hosts have done what was asked, unless
 /// they are heard before.
 const LOOK_AT_HOSTS: Duration = Duration::from_millis(100);
@@ -108,6 +111,10 @@ pub struct Registry {
     /// The ledger, or a host, has moved.
     moved: Notify,
     host: String,
+    /// What was said last.
+    said: Mutex<Option<HostReport>>,
+    /// When what could not be loaded was tried again last.
+    tried: Mutex<Stopwatch>,
 }
 
 /// What a registry is made of.
@@ -174,6 +181,8 @@ impl Registry {
             verdicts: Mutex::new(Some(verdicts)),
             draining: Mutex::default(),
             moved: Notify::new(),
+            said: Mutex::default(),
+            tried: Mutex::new(Stopwatch::now()),
         };
         registry.join().await?;
         let mut running = Vec::with_capacity(registry.slots.len());
@@ -430,19 +439,48 @@ impl Registry {
         if let Some(why) = self.read(state).await? {
             tracing::error!(why, "what is deployed cannot be read any further");
         }
-        let unsettled = !self.problems.lock().is_empty();
-        if state.seq != before || unsettled {
+        if state.seq != before || self.is_time_to_try_again() {
             self.make_true(state).await;
-            self.say(state).await;
+            self.say_if_new(state).await;
         }
         Ok(())
+    }
+
+    /// Whether what could not be loaded is to be tried once more.
+    fn is_time_to_try_again(&self) -> bool {
+        let mut tried = self.tried.lock();
+        let again = !self.problems.lock().is_empty() && tried.elapsed() >= TRY_AGAIN;
+        if again {
+            *tried = Stopwatch::now();
+        }
+        again
     }
 
     /// Makes true what was just read, and says so.
     pub(super) async fn settle_own(&self, state: &mut State) {
         self.make_true(state).await;
-        self.say(state).await;
+        self.say_if_new(state).await;
         self.moved.notify_waiters();
+    }
+
+    fn report(&self, state: &State) -> HostReport {
+        HostReport {
+            host: self.host.clone(),
+            regions: self
+                .regions
+                .iter()
+                .map(|region| region.to_string())
+                .collect(),
+            applied: state.seq,
+            problems: self.problems.lock().values().cloned().collect(),
+        }
+    }
+
+    /// As [`Registry::say`]: what all hear wakes them all.
+    async fn say_if_new(&self, state: &State) {
+        if self.said.lock().as_ref() != Some(&self.report(state)) {
+            self.say(state).await;
+        }
     }
 
     /// Ends when hosts may have done something.
@@ -453,16 +491,8 @@ impl Registry {
 
     /// Tells the others how far this host is.
     async fn say(&self, state: &State) {
-        let report = HostReport {
-            host: self.host.clone(),
-            regions: self
-                .regions
-                .iter()
-                .map(|region| region.to_string())
-                .collect(),
-            applied: state.seq,
-            problems: self.problems.lock().values().cloned().collect(),
-        };
+        let report = self.report(state);
+        *self.said.lock() = Some(report.clone());
         if let Err(error) = self.ledger.report(report).await {
             tracing::debug!(%error, "other hosts do not hear how far this one is");
         }
@@ -664,7 +694,7 @@ impl Registry {
             }
             self.make_true(state).await;
             self.condemned.lock().retain(|other| *other != verdict);
-            self.say(state).await;
+            self.say_if_new(state).await;
         }
     }
 

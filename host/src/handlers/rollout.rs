@@ -229,19 +229,18 @@ impl Registry {
     async fn append(&self, command: &Command, by: &Actor) -> Result<(State, State), DeployError> {
         let mut state = self.known.lock().await;
         let id = self.entropy.next_u64().cast_signed();
-        let mut unclear: Option<String> = None;
+        // Since it was sent, its outcome may have been unknown: a copy can turn up
+        // in the ledger after its number was read as free.
+        let mut unclear: Option<(State, String)> = None;
         for _ in 0..TRIES {
-            let before = state.clone();
             if let Some(why) = self.read(&mut state).await? {
                 return Err(DeployError::TooOld(why));
             }
-            if let Some(why) = unclear.take() {
-                let entries = self.ledger.after(before.seq).await?;
-                if entries.iter().any(|entry| entry.id == id) {
-                    self.settle_own(&mut state).await;
-                    return Ok((before, state.clone()));
-                }
-                tracing::warn!(why, "an entry was not written; it is decided again");
+            if let Some((before, _)) = &unclear
+                && self.has(before.seq, id).await?
+            {
+                self.settle_own(&mut state).await;
+                return Ok((before.clone(), state.clone()));
             }
             let built_in = |operation| self.built_in(operation);
             let Some(event) = state.decide(command, built_in)? else {
@@ -268,13 +267,32 @@ impl Registry {
                     return Ok((before, state.clone()));
                 }
                 Err(AppendError::Taken) => {}
-                Err(AppendError::OutcomeUnknown(why)) => unclear = Some(why),
+                Err(AppendError::OutcomeUnknown(why)) => {
+                    tracing::warn!(why, "an entry is looked for, and else decided again");
+                    unclear.get_or_insert((before, why));
+                }
                 Err(AppendError::Unavailable(error)) => return Err(error.into()),
             }
         }
-        Err(DeployError::OutcomeUnknown(unclear.unwrap_or_else(|| {
-            "other hosts deploy without a pause; try again".to_owned()
-        })))
+        let why = unclear.map_or_else(
+            || "other hosts deploy without a pause; try again".to_owned(),
+            |(_, why)| why,
+        );
+        Err(DeployError::OutcomeUnknown(why))
+    }
+
+    /// Whether an entry with this id comes after a number.
+    async fn has(&self, mut seq: u64, id: i64) -> Result<bool, LedgerError> {
+        loop {
+            let entries = self.ledger.after(seq).await?;
+            let Some(last) = entries.last() else {
+                return Ok(false);
+            };
+            if entries.iter().any(|entry| entry.id == id) {
+                return Ok(true);
+            }
+            seq = last.seq;
+        }
     }
 
     /// Makes a token that lasts for some time, or without an end. Gives the text,

@@ -205,6 +205,8 @@ fn missing_grant(message: &str, role: &str) -> String {
         format!(
             "GRANT CHANGEFEED ON TABLE kv_log TO {role} (before v22.2: ALTER ROLE {role} WITH CONTROLCHANGEFEED)"
         )
+    } else if message.contains("owner of") {
+        format!("GRANT <the owner of kv_log> TO {role}")
     } else if let Some((table, privileges)) = table {
         format!("GRANT {privileges} ON TABLE {table} TO {role}")
     } else if message.contains("schema") {
@@ -213,8 +215,6 @@ fn missing_grant(message: &str, role: &str) -> String {
         format!("GRANT CREATE ON DATABASE <name> TO {role}")
     } else if message.contains("database") {
         format!("GRANT CONNECT ON DATABASE <name> TO {role}")
-    } else if message.contains("owner of") {
-        format!("GRANT <the owner of kv_log> TO {role}")
     } else {
         format!("GRANT SELECT, INSERT ON TABLE kv_log TO {role}")
     };
@@ -311,6 +311,10 @@ mod tests {
             (
                 "permission denied for table tidepool_schema",
                 "ON TABLE tidepool_schema TO",
+            ),
+            (
+                "must be owner of table kv_log",
+                "GRANT <the owner of kv_log> TO",
             ),
             (
                 "permission denied for table tidepool_deployments",

@@ -28,6 +28,7 @@ use super::digest::Digest;
 use super::event::{self, Entry, NewEntry};
 use super::ledger::{
     ALIVE, AppendError, HostReport, KEEP_UNUSED, LONGEST_WAIT, Ledger, LedgerError, PAGE, checked,
+    micros, number,
 };
 use crate::sql::{Backoff, Class, Pool, SqlConfig, SqlError, classify, ready_to_write};
 use statements::Statements;
@@ -287,13 +288,4 @@ fn column<'a, T: FromSql<'a>>(row: &'a Row, at: usize) -> Result<T, LedgerError>
 
 fn refused(error: impl std::fmt::Display) -> LedgerError {
     LedgerError(error.to_string())
-}
-
-/// As the database has numbers; there are no larger ones in it.
-fn number(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
