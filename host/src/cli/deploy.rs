@@ -99,13 +99,7 @@ fn show(deployed: &Deployed) -> String {
         output::size(deployed.size),
         deployed.timings.compile_ms,
         deployed.timings.total_ms,
-        output::table(
-            &deployed
-                .slots
-                .iter()
-                .map(|slot| row(slot))
-                .collect::<Vec<_>>()
-        )
+        output::table(&deployed.slots.iter().map(row).collect::<Vec<_>>())
     );
     problems(&mut text, &deployed.problems);
     text

@@ -30,6 +30,11 @@ const CORE_PARTS: u32 = 4;
 /// Bytes of a memory or a table that stay resident between instances.
 const KEEP_RESIDENT: usize = 128 << 10;
 
+/// Places of the pool that nobody uses and that keep what stays resident, for the
+/// next instance of the same component. Each component that was ever deployed
+/// would keep one, up to wasmtime's 100.
+const WARM_PLACES: u32 = 16;
+
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -176,7 +181,8 @@ fn pooling(limits: &Limits, instances: u32, recipe: &Recipe) -> wasmtime::Result
         .max_memories_per_component(100)
         .max_tables_per_component(100)
         .linear_memory_keep_resident(KEEP_RESIDENT)
-        .table_keep_resident(KEEP_RESIDENT);
+        .table_keep_resident(KEEP_RESIDENT)
+        .max_unused_warm_slots(WARM_PLACES);
     let mut config = recipe.config();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&config)

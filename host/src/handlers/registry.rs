@@ -502,12 +502,12 @@ impl Registry {
     async fn make_true(&self, state: &State) {
         let mut next = self.table.all();
         let mut old = Vec::new();
-        for slot in 0..next.len() {
+        for (slot, place) in next.iter_mut().enumerate() {
             let (region, operation) = self.name(slot);
             let Some(wanted) = state.slot(region, operation) else {
                 continue;
             };
-            let running = next[slot].clone();
+            let running = place.clone();
             match self.wanted(slot, wanted, &running).await {
                 Ok(None) => drop(self.problems.lock().remove(&slot)),
                 Ok(Some(then)) => {
@@ -520,7 +520,7 @@ impl Registry {
                         };
                         old.extend(gone.filter(|gone| !stays(gone)));
                     }
-                    next[slot] = then;
+                    *place = then;
                 }
                 Err((number, why)) => self.problem(slot, number, &why),
             }

@@ -146,7 +146,7 @@ impl Revision {
 
     /// Whether and since when a call is counted.
     fn watch(&self) -> Option<Stopwatch> {
-        let counted = self.trial.load().is_some() || self.pool.uses() % SAMPLE == 0;
+        let counted = self.trial.load().is_some() || self.pool.uses().is_multiple_of(SAMPLE);
         counted.then(Stopwatch::now)
     }
 
@@ -157,7 +157,7 @@ impl Revision {
         self.health.record(second, bad, since.elapsed());
         let trial = self.trial.load();
         let Some(trial) = trial.as_ref() else { return };
-        if !bad && self.pool.uses() % JUDGE_EVERY != 0 {
+        if !bad && !self.pool.uses().is_multiple_of(JUDGE_EVERY) {
             return;
         }
         if tick > trial.until {
