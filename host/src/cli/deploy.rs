@@ -9,6 +9,7 @@ use http::{HeaderValue, Method};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
+use super::change::Regions;
 use super::client::{Call, ClientArgs, DEPLOY_TIMEOUT, ask};
 use super::{CliError, operation, output, signature};
 use crate::config::MAX_COMPONENT_BYTES_CEILING;
@@ -24,14 +25,8 @@ pub(super) struct Args {
     operation: Operation,
     /// The component, a .wasm file
     file: PathBuf,
-    /// Only in these regions; all when left out
-    #[arg(
-        long = "region",
-        alias = "regions",
-        value_name = "NAME",
-        value_delimiter = ','
-    )]
-    regions: Vec<String>,
+    #[command(flatten)]
+    regions: Regions,
     /// Only for this share of the keys, for example 5%, until `tidepool promote`
     #[arg(long, value_name = "SHARE", value_parser = share)]
     canary: Option<Share>,
@@ -60,7 +55,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
             "/v1/handlers/{}{}",
             args.operation,
             query(&[
-                ("region", list(&args.regions)),
+                args.regions.parameter(),
                 ("canary", args.canary.map(|share| share.to_string())),
             ])
         ),
@@ -134,11 +129,6 @@ pub(super) fn problems(text: &mut String, problems: &[String]) {
 /// Reads a share of the keys.
 pub(super) fn share(text: &str) -> Result<Share, String> {
     Share::parse(text).ok_or_else(|| "a share is 0.01% to 100%".to_owned())
-}
-
-/// The value of a parameter that is a list; none for an empty one.
-pub(super) fn list(parts: &[String]) -> Option<String> {
-    (!parts.is_empty()).then(|| parts.join(","))
 }
 
 /// A query of those parameters that have a value; empty when none has.

@@ -7,6 +7,7 @@
 
 mod abort;
 mod audit;
+mod change;
 mod check;
 mod client;
 mod compile;

@@ -70,11 +70,16 @@ impl SlotState {
         self.revisions.iter().find(|known| known.number == number)
     }
 
-    /// The revision to go back to from the active one: the newest older one that
-    /// was active, and not taken back.
+    /// The revision to go back to from the active one: the one that it was put in
+    /// place of; after that the newest older one that was active, and was not taken
+    /// back.
     pub fn before(&self) -> Option<&Recorded> {
+        let replaced = self.replaced.and_then(|number| self.revision(number));
         let mut older = self.revisions.iter().rev();
-        older.find(|known| known.number < self.active && known.ran && known.taken_back.is_none())
+        replaced.or_else(|| {
+            older
+                .find(|known| known.number < self.active && known.ran && known.taken_back.is_none())
+        })
     }
 
     fn add(&mut self, component: Component, entry: &Entry, note: &str, keep: usize) -> u64 {

@@ -236,6 +236,8 @@ fn what_is_taken_back_gives_way_to_what_it_replaced() {
         (told.slot("a").active, told.slot("a").replaced),
         (4, Some(1))
     );
+    // And so does a rollback go.
+    assert_eq!(told.slot("a").before().unwrap().number, 1);
     told.tell(&Event::TakenBack {
         operation: Operation::Get,
         region: "a".to_owned(),

@@ -3,8 +3,9 @@
 //! The walk of a deployment: [`rollout`] takes the bytes, [`load`] checks them
 //! ([`verify`]), has them compiled in a process of their own ([`compile`],
 //! [`engine`]) unless they have been ([`compiled`]) and calls them once
-//! ([`selftest`]), and the ledger keeps the event (`deployments`). [`registry`]
-//! reads the ledger, on this host and on every other, and swaps the [`table`].
+//! ([`selftest`]), and the ledger keeps the event (`deployments`). `follow`
+//! reads the ledger, on this host and on every other, and swaps the [`table`] of
+//! the [`registry`].
 //! The walk of a request: the table gives the slot's [`revision`], that takes an
 //! [`instance`] through the slot's door ([`slot`]), the component's answer is
 //! checked ([`answer`]) and counted ([`health`]): a revision that does worse than
@@ -15,8 +16,10 @@ pub mod compile;
 pub mod compiled;
 pub mod engine;
 pub mod error;
+mod follow;
 pub mod health;
 pub mod instance;
+pub mod listing;
 pub mod load;
 mod pool;
 pub mod registry;

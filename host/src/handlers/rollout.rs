@@ -144,18 +144,17 @@ impl Registry {
                 received: digest,
             });
         }
+        self.catch_up().await?;
         let since = {
-            let mut state = self.known.lock().await;
-            self.settle(&mut state).await?;
+            let state = self.known.lock().await;
             // What does not exist is said before anything is compiled.
             state.targets(operation, regions.as_deref())?;
             state.seq
         };
         let size = component.len();
         let (_loaded, timings) = self.loader.load(operation, component.clone()).await?;
-        if digest != self.built_in(operation) {
-            self.ledger.put_component(digest, component).await?;
-        }
+        // The handler that comes with this host too: others come with another.
+        self.ledger.put_component(digest, component).await?;
         let command = Command::Deploy {
             operation,
             regions,
@@ -227,6 +226,16 @@ impl Registry {
     /// Appends what a command becomes, if anything, and makes it true here. Gives the
     /// state before and after.
     async fn append(&self, command: &Command, by: &Actor) -> Result<(State, State), DeployError> {
+        let states = self.decide_and_append(command, by).await?;
+        self.apply().await;
+        Ok(states)
+    }
+
+    async fn decide_and_append(
+        &self,
+        command: &Command,
+        by: &Actor,
+    ) -> Result<(State, State), DeployError> {
         let mut state = self.known.lock().await;
         let id = self.entropy.next_u64().cast_signed();
         // Since it was sent, its outcome may have been unknown: a copy can turn up
@@ -239,12 +248,10 @@ impl Registry {
             if let Some((before, _)) = &unclear
                 && self.has(before.seq, id).await?
             {
-                self.settle_own(&mut state).await;
                 return Ok((before.clone(), state.clone()));
             }
             let built_in = |operation| self.built_in(operation);
             let Some(event) = state.decide(command, built_in)? else {
-                self.settle_own(&mut state).await;
                 return Ok((state.clone(), state.clone()));
             };
             let entry = NewEntry {
@@ -259,7 +266,6 @@ impl Registry {
                     if let Some(why) = self.read(&mut state).await? {
                         return Err(DeployError::OutcomeUnknown(why));
                     }
-                    self.settle_own(&mut state).await;
                     let used = state.components().into_iter().collect();
                     if let Err(error) = self.ledger.keep_components(used).await {
                         tracing::warn!(%error, "components that are no longer used are kept");
@@ -347,18 +353,20 @@ impl Registry {
     ///
     /// See [`TokenError`].
     pub async fn token(&self, text: &str) -> Result<TokenRecord, TokenError> {
-        let now = self.now_micros();
-        let state = self.known.lock().await.clone();
-        match token::verify(text, |id| state.token(id), now) {
+        match self.known_token(text).await {
             // It may have been made on another host a moment ago.
             Err(TokenError::Unknown) => {}
-            judged => return judged.cloned(),
+            judged => return judged,
         }
         if let Err(error) = self.catch_up().await {
             tracing::warn!(%error, "a token is judged by what was known");
         }
-        let state = self.known.lock().await.clone();
-        token::verify(text, |id| state.token(id), now).cloned()
+        self.known_token(text).await
+    }
+
+    async fn known_token(&self, text: &str) -> Result<TokenRecord, TokenError> {
+        let state = self.known.lock().await;
+        token::verify(text, |id| state.token(id), self.now_micros()).cloned()
     }
 
     /// Waits until the hosts of the slots' regions have done what the ledger says up

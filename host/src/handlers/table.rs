@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
 use super::load::Loaded;
@@ -33,8 +34,25 @@ pub struct Running {
 }
 
 impl Running {
+    /// Its revisions that requests go to.
+    pub fn revisions(&self) -> impl Iterator<Item = &Arc<Revision>> {
+        let canary = self.canary.as_ref().map(|canary| &canary.revision);
+        std::iter::once(&self.active).chain(canary)
+    }
+
+    /// Whether requests go to a revision.
+    pub fn has(&self, revision: &Arc<Revision>) -> bool {
+        self.revisions().any(|it| Arc::ptr_eq(it, revision))
+    }
+
+    /// Whether requests go to the same revisions.
+    pub fn is(&self, other: &Running) -> bool {
+        self.revisions().count() == other.revisions().count()
+            && self.revisions().all(|it| other.has(it))
+    }
+
     /// The revision for a key.
-    fn of(&self, key: &str) -> &Arc<Revision> {
+    pub fn of(&self, key: &str) -> &Arc<Revision> {
         match &self.canary {
             Some(canary) if canary.share.has(hash(canary.revision.loaded().digest, key)) => {
                 &canary.revision
@@ -56,32 +74,48 @@ pub fn hash(digest: Digest, key: &str) -> u64 {
 }
 
 /// See the head of this file.
-pub struct Table(ArcSwap<Vec<Running>>);
+pub struct Table {
+    slots: ArcSwap<Vec<Running>>,
+    /// Of two changes at once none is lost.
+    changing: Mutex<()>,
+}
 
 impl Table {
     /// A table of all slots: by region, then by operation.
     pub fn new(slots: Vec<Running>) -> Table {
-        Table(ArcSwap::from_pointee(slots))
+        Table {
+            slots: ArcSwap::from_pointee(slots),
+            changing: Mutex::default(),
+        }
     }
 
     /// The revision that a slot runs for a key.
     pub fn pick(&self, slot: usize, key: &str) -> Arc<Revision> {
-        Arc::clone(self.0.load()[slot].of(key))
+        Arc::clone(self.slots.load()[slot].of(key))
     }
 
     /// The revision that a slot runs for what has no key.
     pub fn active(&self, slot: usize) -> Arc<Revision> {
-        Arc::clone(&self.0.load()[slot].active)
+        Arc::clone(&self.slots.load()[slot].active)
+    }
+
+    /// A slot as it is now.
+    pub fn slot(&self, slot: usize) -> Running {
+        self.slots.load()[slot].clone()
     }
 
     /// All slots as they are now.
     pub fn all(&self) -> Vec<Running> {
-        Vec::clone(&self.0.load())
+        Vec::clone(&self.slots.load())
     }
 
-    /// Puts other slots in place.
-    pub fn store(&self, slots: Vec<Running>) {
-        self.0.store(Arc::new(slots));
+    /// Changes slots, all in one step.
+    pub fn change<R>(&self, change: impl FnOnce(&mut [Running]) -> R) -> R {
+        let _one_at_a_time = self.changing.lock();
+        let mut slots = self.all();
+        let done = change(&mut slots);
+        self.slots.store(Arc::new(slots));
+        done
     }
 }
 

@@ -9,10 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::HeaderMap;
 use http::{Method, Request, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming as HttpBody};
 
-use super::authority::Authority;
+use super::authority::{Authority, Who};
 use super::deploying::{self, Change};
 use super::query::Query;
 use super::region::{Readiness, Region, RegionReport};
@@ -21,7 +22,6 @@ use super::tokens;
 use crate::config::Settings;
 use crate::deployments::Refusal;
 use crate::handlers::registry::Registry;
-use crate::handlers::rollout::Actor;
 use crate::trust::signature::TrustedKeys;
 use crate::trust::token::Action;
 
@@ -87,8 +87,8 @@ impl AdminPlane {
                 &serde_json::json!({"status": "alive"}),
             )),
             Ok(Route::Readyz) => Ok(self.0.readyz()),
-            Ok(route) => match self.0.allow(&route, &request, peer.ip()).await {
-                Ok(by) => self.0.answer(route, request, by).await,
+            Ok(route) => match self.0.identify(request.headers(), peer.ip()).await {
+                Ok(who) => self.0.answer(route, request, &who).await,
                 Err(problem) => Err(problem.close(has_body)),
             },
             Err(problem) => Err(problem.close(has_body)),
@@ -129,43 +129,27 @@ fn no_such_path() -> Problem {
 }
 
 impl Inner {
-    /// Who a request is from, if they may do what it asks for.
-    async fn allow(
-        &self,
-        route: &Route<'_>,
-        request: &Request<HttpBody>,
-        peer: IpAddr,
-    ) -> Result<Actor, Problem> {
-        let headers = request.headers();
-        let identity = self
-            .authority
-            .identify(headers, peer, &self.registry)
-            .await?;
-        match route {
-            Route::Healthz | Route::Readyz => {}
-            Route::Regions | Route::CaughtUp { .. } | Route::Handlers | Route::Audit => {
-                identity.may(&Action::Read)?
-            }
-            Route::Deploy { operation } | Route::Change { operation, .. } => {
-                let operation = deploying::known(operation)?;
-                let regions = deploying::regions(request.uri())?;
-                let regions: Vec<&str> = regions.iter().map(String::as_str).collect();
-                let regions = &regions;
-                identity.may(&Action::Deploy { regions, operation })?;
-            }
-            Route::CreateToken | Route::Tokens | Route::RevokeToken { .. } => {
-                identity.may(&Action::Admin)?;
-            }
-        }
-        deploying::actor(headers, peer, identity.name())
+    async fn identify(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Who, Problem> {
+        self.authority.identify(headers, peer, &self.registry).await
     }
 
     async fn answer(
         &self,
         route: Route<'_>,
         request: Request<HttpBody>,
-        by: Actor,
+        who: &Who,
     ) -> Result<Answer, Problem> {
+        match route {
+            Route::Healthz | Route::Readyz => {}
+            Route::Regions | Route::CaughtUp { .. } | Route::Handlers | Route::Audit => {
+                who.may(&Action::Read)?;
+            }
+            // Judged with the regions, which are read there.
+            Route::Deploy { .. } | Route::Change { .. } => {}
+            Route::CreateToken | Route::Tokens | Route::RevokeToken { .. } => {
+                who.may(&Action::Admin)?;
+            }
+        }
         match route {
             Route::Healthz | Route::Readyz => Ok(self.readyz()),
             Route::Regions => Ok(respond::json(StatusCode::OK, &self.reports())),
@@ -174,17 +158,17 @@ impl Inner {
             Route::Deploy { operation } => {
                 let bounds = (self.max_component_bytes, self.body_timeout);
                 let trusted = &self.trusted;
-                deploying::deploy(&self.registry, operation, request, trusted, by, bounds).await
+                deploying::deploy(&self.registry, operation, request, trusted, who, bounds).await
             }
             Route::Change { change, operation } => {
-                deploying::change(&self.registry, change, operation, &request, by).await
+                deploying::change(&self.registry, change, operation, &request, who).await
             }
             Route::Audit => deploying::audit(&self.registry, request.uri()).await,
             Route::CreateToken => {
-                tokens::create(&self.registry, request, by, self.body_timeout).await
+                tokens::create(&self.registry, request, &who.actor, self.body_timeout).await
             }
             Route::Tokens => tokens::list(&self.registry).await,
-            Route::RevokeToken { id } => tokens::revoke(&self.registry, id, by).await,
+            Route::RevokeToken { id } => tokens::revoke(&self.registry, id, &who.actor).await,
         }
     }
 

@@ -6,14 +6,21 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
 use subtle::ConstantTimeEq as _;
 
 use super::respond::{Kind, Problem};
 use crate::config::Secret;
 use crate::handlers::registry::Registry;
+use crate::handlers::rollout::Actor;
+use crate::model::Operation;
 use crate::trust::failures::Failures;
 use crate::trust::token::{Action, Scope, TokenRecord};
+
+const ACTOR: HeaderName = HeaderName::from_static("tidepool-actor");
+
+/// Longest `Tidepool-Actor`, in bytes.
+const MAX_ACTOR_BYTES: usize = 256;
 
 /// What the admin plane lets in.
 pub(super) struct Authority {
@@ -24,23 +31,35 @@ pub(super) struct Authority {
     failures: Failures,
 }
 
-/// Who was let in.
-pub(super) struct Identity {
+/// Who was let in, and what for.
+pub(super) struct Who {
+    /// For the record.
+    pub actor: Actor,
     /// The record of the token, if it is of the ledger.
     token: Option<TokenRecord>,
 }
 
-impl Identity {
-    /// The name of the token; none for the one of the settings, and for none.
-    pub fn name(&self) -> Option<&str> {
-        self.token.as_ref().map(|token| &*token.name)
-    }
-
-    /// Whether it may do this.
+impl Who {
+    /// Whether they may change what an operation runs in these regions, or in all.
     ///
     /// # Errors
     ///
-    /// Its scopes do not allow it.
+    /// The token's scopes do not allow it.
+    pub fn may_deploy(
+        &self,
+        operation: Operation,
+        regions: Option<&[String]>,
+    ) -> Result<(), Problem> {
+        let regions: Vec<&str> = regions.unwrap_or_default().iter().map(|it| &**it).collect();
+        let regions = &regions;
+        self.may(&Action::Deploy { regions, operation })
+    }
+
+    /// Whether they may do this.
+    ///
+    /// # Errors
+    ///
+    /// The token's scopes do not allow it.
     pub fn may(&self, action: &Action<'_>) -> Result<(), Problem> {
         let Some(token) = &self.token else {
             return Ok(());
@@ -86,12 +105,26 @@ impl Authority {
         headers: &HeaderMap,
         peer: IpAddr,
         registry: &Registry,
-    ) -> Result<Identity, Problem> {
+    ) -> Result<Who, Problem> {
+        let token = self.token(headers, peer, registry).await?;
+        let name = token.as_ref().map(|token| &*token.name);
+        let actor = actor(headers, peer, name)?;
+        Ok(Who { actor, token })
+    }
+
+    /// The record of the token that was sent; none for the one of the settings, and
+    /// where none is needed.
+    async fn token(
+        &self,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        registry: &Registry,
+    ) -> Result<Option<TokenRecord>, Problem> {
         let credentials = headers.get(AUTHORIZATION);
         let Some(credentials) = credentials else {
             if self.open {
                 refuse_browsers(headers)?;
-                return Ok(Identity { token: None });
+                return Ok(None);
             }
             let detail = "send a token as `Authorization: Bearer <token>` (tidepool: --token or TIDEPOOL_ADMIN_TOKEN): that of the setting admin.token, or one of `tidepool token create`";
             return Err(Problem::new(Kind::Unauthorized, detail));
@@ -101,15 +134,11 @@ impl Authority {
         // In constant time: an answer's delay must not tell how much was right.
         let root = self.token.as_ref();
         if root.is_some_and(|token| bool::from(sent.ct_eq(token.expose().as_bytes()))) {
-            return Ok(Identity { token: None });
+            return Ok(None);
         }
         let text = std::str::from_utf8(sent).unwrap_or_default();
         let detail = match registry.token(text).await {
-            Ok(record) => {
-                return Ok(Identity {
-                    token: Some(record),
-                });
-            }
+            Ok(record) => return Ok(Some(record)),
             Err(error) => error.to_string(),
         };
         // The right token is let in above, whatever else came from its address.
@@ -118,6 +147,31 @@ impl Authority {
             Some(wait) => Problem::new(Kind::TooManyFailures, detail).retry_after(wait),
         })
     }
+}
+
+/// Who a request is from: the token's name is known, the rest is said.
+fn actor(headers: &HeaderMap, peer: IpAddr, token: Option<&str>) -> Result<Actor, Problem> {
+    let said = match headers.get(ACTOR).map(|value| value.to_str()) {
+        None => None,
+        Some(Ok(text)) if !text.is_empty() && text.len() <= MAX_ACTOR_BYTES => Some(text),
+        Some(_) => {
+            return Err(Problem::new(
+                Kind::BadRequest,
+                format!(
+                    "header Tidepool-Actor: send who you are in 1 to {MAX_ACTOR_BYTES} bytes of ASCII, or leave it out"
+                ),
+            ));
+        }
+    };
+    let name = match (token, said) {
+        (Some(token), Some(said)) => format!("{token} ({said})"),
+        (Some(only), None) | (None, Some(only)) => only.to_owned(),
+        (None, None) => "unknown".to_owned(),
+    };
+    Ok(Actor {
+        name,
+        source: peer.to_string(),
+    })
 }
 
 /// Refuses what a web page could have caused.

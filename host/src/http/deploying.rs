@@ -1,7 +1,6 @@
 //! The part of the admin plane that deploys: from a request to what
 //! `handlers::rollout` does, and what came of it as a document.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant as Stopwatch};
 
@@ -11,6 +10,7 @@ use http::header::{HeaderMap, HeaderName};
 use http::{Request, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming as HttpBody};
 
+use super::authority::Who;
 use super::body::read_body;
 use super::documents::{
     AuditEntry, AuditList, Deployed, DeployedSlot, HandlerList, HandlerRevision, RolledBack,
@@ -20,19 +20,16 @@ use super::query::Query;
 use super::respond::{self, Answer, Kind, Problem};
 use super::signed;
 use crate::deployments::{Command, Digest, LedgerError, Refusal, Share};
+use crate::handlers::listing::Listed;
 use crate::handlers::load::LoadError;
-use crate::handlers::registry::{Listed, Registry};
-use crate::handlers::rollout::{Actor, DeployError, Swapped, Upload};
+use crate::handlers::registry::Registry;
+use crate::handlers::rollout::{DeployError, Swapped, Upload};
 use crate::model::Operation;
 use crate::trust::signature::TrustedKeys;
 use crate::trust::token::CreateError;
 use crate::wit_host::log::rfc3339;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
-const ACTOR: HeaderName = HeaderName::from_static("tidepool-actor");
-
-/// Longest `Tidepool-Actor`, in bytes.
-const MAX_ACTOR_BYTES: usize = 256;
 
 /// Entries of the audit trail that one answer has at most, and unless asked.
 const MAX_AUDIT: usize = 1000;
@@ -70,12 +67,14 @@ pub(super) async fn deploy(
     operation: &str,
     request: Request<HttpBody>,
     trusted: &Arc<TrustedKeys>,
-    by: Actor,
+    who: &Who,
     (max_bytes, body_timeout): (usize, Duration),
 ) -> Result<Answer, Problem> {
     let unread = !request.body().is_end_stream();
     let said = said(operation, &request);
     let mut upload = said.map_err(|problem| problem.close(unread))?;
+    who.may_deploy(upload.operation, upload.regions.as_deref())
+        .map_err(|problem| problem.close(unread))?;
     let signature = signed::of(request.headers(), trusted);
     let signature = signature.map_err(|error| Problem::from(error).close(unread))?;
     upload.component = read_body(request.into_body(), max_bytes, body_timeout).await?;
@@ -84,7 +83,7 @@ pub(super) async fn deploy(
     if let Some(signer) = signer {
         upload.note = format!("signed by {signer}");
     }
-    let done = registry.deploy(upload, &by).await?;
+    let done = registry.deploy(upload, &who.actor).await?;
     let document = Deployed {
         operation: operation.to_owned(),
         digest: done.digest.to_string(),
@@ -107,7 +106,7 @@ pub(super) async fn change(
     change: Change,
     operation: &str,
     request: &Request<HttpBody>,
-    by: Actor,
+    who: &Who,
 ) -> Result<Answer, Problem> {
     let start = Stopwatch::now();
     let operation = known(operation)?;
@@ -118,6 +117,7 @@ pub(super) async fn change(
     };
     let query = Query::of(request.uri(), names)?;
     let regions = query.list("region");
+    who.may_deploy(operation, regions.as_deref())?;
     let command = match change {
         Change::Promote => Command::Promote {
             operation,
@@ -131,7 +131,7 @@ pub(super) async fn change(
             to: query.number("to")?,
         },
     };
-    let (slots, problems) = registry.command(&command, &by, start).await?;
+    let (slots, problems) = registry.command(&command, &who.actor, start).await?;
     let slots = slots.into_iter().map(|slot| RolledBackSlot {
         from: slot.from,
         slot: deployed_slot(slot),
@@ -193,18 +193,6 @@ fn said(operation: &str, request: &Request<HttpBody>) -> Result<Upload, Problem>
     })
 }
 
-/// The regions that a request names; none: all.
-pub(super) fn regions(uri: &Uri) -> Result<Vec<String>, Problem> {
-    // Whether the other parameters are known is seen later.
-    let text = uri.query().unwrap_or_default();
-    let own = text.split('&').filter(|pair| pair.starts_with("region="));
-    let own = own.collect::<Vec<_>>().join("&");
-    let uri: Uri = format!("/?{own}").parse().unwrap_or_default();
-    Ok(Query::of(&uri, &["region"])?
-        .list("region")
-        .unwrap_or_default())
-}
-
 fn share(query: &Query, name: &str) -> Result<Option<Share>, Problem> {
     let Some(text) = query.text(name) else {
         return Ok(None);
@@ -237,41 +225,11 @@ impl From<LedgerError> for Problem {
     }
 }
 
-/// The operation of that name.
-pub(super) fn known(operation: &str) -> Result<Operation, Problem> {
+fn known(operation: &str) -> Result<Operation, Problem> {
     Operation::parse(operation).ok_or_else(|| {
         let detail =
             format!("there is no operation {operation:?}; there are get, put, delete and hydrate");
         Problem::new(Kind::NoSuchPath, detail)
-    })
-}
-
-/// Who a request is from: the token's name is known, the rest is said.
-pub(super) fn actor(
-    headers: &HeaderMap,
-    peer: IpAddr,
-    token: Option<&str>,
-) -> Result<Actor, Problem> {
-    let said = match headers.get(ACTOR).map(|value| value.to_str()) {
-        None => None,
-        Some(Ok(text)) if !text.is_empty() && text.len() <= MAX_ACTOR_BYTES => Some(text),
-        Some(_) => {
-            return Err(Problem::new(
-                Kind::BadRequest,
-                format!(
-                    "header Tidepool-Actor: send who you are in 1 to {MAX_ACTOR_BYTES} bytes of ASCII, or leave it out"
-                ),
-            ));
-        }
-    };
-    let name = match (token, said) {
-        (Some(token), Some(said)) => format!("{token} ({said})"),
-        (Some(only), None) | (None, Some(only)) => only.to_owned(),
-        (None, None) => "unknown".to_owned(),
-    };
-    Ok(Actor {
-        name,
-        source: peer.to_string(),
     })
 }
 

@@ -20,7 +20,7 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 pub(super) async fn create(
     registry: &Registry,
     request: Request<HttpBody>,
-    by: Actor,
+    by: &Actor,
     body_timeout: Duration,
 ) -> Result<Answer, Problem> {
     let body = read_body(request.into_body(), MAX_BODY_BYTES, body_timeout).await?;
@@ -33,7 +33,7 @@ pub(super) async fn create(
     let scopes: Result<Vec<Scope>, _> = new.scopes.iter().map(|text| text.parse()).collect();
     let scopes = scopes.map_err(bad_request)?;
     let lasts = new.expires_in_seconds.map(Duration::from_secs);
-    let (secret, record) = registry.create_token(&new.name, scopes, lasts, &by).await?;
+    let (secret, record) = registry.create_token(&new.name, scopes, lasts, by).await?;
     let document = TokenMade {
         token: secret.expose().to_owned(),
         made: shown(&record),
@@ -48,8 +48,8 @@ pub(super) async fn list(registry: &Registry) -> Result<Answer, Problem> {
 }
 
 /// `DELETE /v1/tokens/{id}`
-pub(super) async fn revoke(registry: &Registry, id: &str, by: Actor) -> Result<Answer, Problem> {
-    let record = registry.revoke_token(id, &by).await?;
+pub(super) async fn revoke(registry: &Registry, id: &str, by: &Actor) -> Result<Answer, Problem> {
+    let record = registry.revoke_token(id, by).await?;
     Ok(respond::json(StatusCode::OK, &shown(&record)))
 }
 

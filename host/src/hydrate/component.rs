@@ -24,27 +24,19 @@ pub struct ComponentDecide {
 impl Decide for ComponentDecide {
     async fn decide(&self, rows: &Arc<[Row]>) -> Result<Vec<Decision>, String> {
         // Asked anew for each try: a swap in between takes effect.
-        let Some(canary) = self.registry.canary(self.region, Operation::Hydrate) else {
-            return ask(
-                &self.registry.current(self.region, Operation::Hydrate),
-                rows,
-            )
-            .await;
+        let running = self.registry.running(self.region, Operation::Hydrate);
+        let Some(canary) = &running.canary else {
+            return ask(&running.active, rows).await;
         };
-        let pick = |row: &Row| {
-            let key = row.key.as_str();
-            self.registry.pick(self.region, Operation::Hydrate, key)
-        };
-        let is_canarys = |row: &Row| Arc::ptr_eq(&pick(row), &canary.revision);
-        let theirs: Vec<bool> = rows.iter().map(is_canarys).collect();
+        let picks = rows.iter().map(|row| running.of(row.key.as_str()));
+        let theirs: Vec<bool> = picks.map(|it| Arc::ptr_eq(it, &canary.revision)).collect();
         let part = |canarys: bool| -> Arc<[Row]> {
             let rows = rows.iter().zip(&theirs);
             let rows = rows.filter(|(_, theirs)| **theirs == canarys);
             rows.map(|(row, _)| row.clone()).collect()
         };
-        let active = self.registry.current(self.region, Operation::Hydrate);
         let mut canarys = some(&canary.revision, &part(true)).await?.into_iter();
-        let mut others = some(&active, &part(false)).await?.into_iter();
+        let mut others = some(&running.active, &part(false)).await?.into_iter();
         let merged = theirs.iter().map(|is_canarys| match is_canarys {
             true => canarys.next(),
             false => others.next(),
@@ -56,15 +48,13 @@ impl Decide for ComponentDecide {
     /// The revision that the failing one has replaced is asked. If it knows an
     /// answer, the failing one is taken back.
     async fn otherwise(&self, rows: &Arc<[Row]>, why: &str) -> Option<Vec<Decision>> {
-        let (failing, other) = match self.registry.canary(self.region, Operation::Hydrate) {
-            Some(canary) => (
-                canary.revision,
-                self.registry.current(self.region, Operation::Hydrate),
-            ),
-            None => (
-                self.registry.current(self.region, Operation::Hydrate),
-                self.registry.predecessor(self.region, Operation::Hydrate)?,
-            ),
+        let running = self.registry.running(self.region, Operation::Hydrate);
+        let (failing, other) = match running.canary {
+            Some(canary) => (canary.revision, running.active),
+            None => {
+                let other = self.registry.predecessor(self.region, Operation::Hydrate)?;
+                (running.active, other)
+            }
         };
         if !failing.is_on_trial() {
             return None;

@@ -124,3 +124,74 @@ pub fn migrate(transaction: &Transaction<'_>, seen: usize) -> rusqlite::Result<(
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deployments::{Digest, Entry, Event, State};
+    use crate::model::Operation;
+
+    #[test]
+    fn what_was_deployed_before_there_was_a_ledger_is_its_beginning() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        for old in &MIGRATIONS[..3] {
+            connection.execute_batch(old).unwrap();
+        }
+        let digest = Digest::of(b"component");
+        connection
+            .execute(
+                "INSERT INTO components VALUES (?1, ?2)",
+                (digest.as_bytes(), b"component"),
+            )
+            .unwrap();
+        let rows = [
+            ("eu", "get", 1, "built-in", 0),
+            ("eu", "get", 2, "ann", 1),
+            ("us", "get", 1, "built-in", 1),
+        ];
+        for (region, operation, number, by, active) in rows {
+            connection
+                .execute(
+                    "INSERT INTO revisions VALUES (?1, ?2, ?3, ?4, 7, ?5, '', ?6)",
+                    (region, operation, number, digest.as_bytes(), by, active),
+                )
+                .unwrap();
+        }
+        let transaction = connection.transaction().unwrap();
+        migrate(&transaction, 3).unwrap();
+        transaction.commit().unwrap();
+        let read = "SELECT seq, at, id, actor, source, body FROM deployments ORDER BY seq";
+        let mut read = connection.prepare(read).unwrap();
+        let entries = read.query_map((), |row| {
+            Ok(Entry {
+                seq: row.get(0)?,
+                at: row.get(1)?,
+                id: row.get(2)?,
+                actor: row.get(3)?,
+                source: row.get(4)?,
+                body: row.get(5)?,
+            })
+        });
+        let entries: Vec<Entry> = entries.unwrap().map(Result::unwrap).collect();
+        let mut state = State::new(100);
+        for (number, entry) in (1..).zip(&entries) {
+            assert_eq!(entry.seq, number);
+            state.apply(entry).unwrap();
+        }
+        let slot = state.slot("eu", Operation::Get).unwrap();
+        assert_eq!(
+            (slot.active, slot.revision(2).unwrap().by.as_str()),
+            (2, "ann")
+        );
+        assert_eq!(state.slot("us", Operation::Get).unwrap().active, 1);
+        assert!(matches!(
+            entries.last().unwrap().event(),
+            Some(Event::Deployed { digest: kept, size: 9, .. }) if kept == digest
+        ));
+        let kept = "SELECT bytes FROM deployed_components WHERE digest = ?1";
+        let kept: Vec<u8> = connection
+            .query_row(kept, [digest.as_bytes()], |row| row.get(0))
+            .unwrap();
+        assert_eq!(kept, b"component");
+    }
+}

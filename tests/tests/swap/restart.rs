@@ -75,3 +75,28 @@ async fn a_kill_and_a_start_continue_with_everything() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_handler_that_came_with_the_host_is_kept_when_it_is_deployed() {
+    let server = Server::start().await;
+    let tagged = fixture("tagged-a");
+    server.cli(&["deploy", "get", &tagged]).await.success();
+    let own = tidepool_tests::built::guest("get").display().to_string();
+    server.cli(&["deploy", "get", &own]).await.success();
+    let setup = server.setup().clone();
+    server.kill().await;
+    // Not even what is compiled is left.
+    std::fs::remove_dir_all(setup.data().join("compiled")).unwrap();
+    let server = setup.start().await;
+    let revisions = server.revisions("us-east-1", "get").await;
+    assert_eq!(revisions[0]["revision"], 3);
+    assert_eq!(revisions[0]["state"], "active");
+    assert!(revisions[0].get("note").is_none(), "{revisions:#?}");
+    server
+        .region("us-east-1")
+        .get("/kv/k")
+        .send()
+        .await
+        .expect(404);
+    assert_eq!(server.revisions("us-east-1", "get").await[0]["calls"], 1);
+}

@@ -1,0 +1,404 @@
+//! Makes true in this process what the ledger says: reads it, loads what is new,
+//! and swaps the table. It also takes a revision back that does badly: here at
+//! once, whatever is being loaded meanwhile, and everywhere by saying so in the
+//! ledger.
+//!
+//! A revision that cannot be loaded here (this host may be older than its world)
+//! leaves the slot with what it runs; the host says why.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant as Stopwatch};
+
+use tokio::sync::watch;
+
+use super::registry::{Registry, info};
+use super::revision::{Revision, Trial, Verdict, ticks};
+use super::table::{Canary, Running, index};
+use crate::deployments::{AppendError, Event, HostReport, LedgerError, NewEntry, SlotState, State};
+use crate::model::Operation;
+
+/// Old revisions that are watched while they drain, per slot.
+const MAX_DRAINING: usize = 64;
+
+/// How often a host says that it is there. Several times in
+/// [`ALIVE`](crate::deployments::ledger::ALIVE).
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// How long after a component could not be loaded it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether other hosts have done what was asked, unless
+/// they are heard before.
+const LOOK_AT_HOSTS: Duration = Duration::from_millis(100);
+
+/// Who does what a host does by itself.
+pub(super) const HOST: &str = "host";
+
+/// What was made true last.
+pub(super) struct Applied {
+    /// The number of the last entry.
+    seq: u64,
+    /// When.
+    at: Stopwatch,
+    /// What was said of it.
+    said: Option<HostReport>,
+    /// When.
+    said_at: Stopwatch,
+}
+
+impl Default for Applied {
+    fn default() -> Applied {
+        Applied {
+            seq: 0,
+            at: Stopwatch::now(),
+            said: None,
+            said_at: Stopwatch::now(),
+        }
+    }
+}
+
+impl Registry {
+    /// Follows the ledger until `stop` says so or its sender is gone. It may be
+    /// called once.
+    pub async fn follow(self: Arc<Registry>, mut stop: watch::Receiver<bool>) {
+        let Some(mut verdicts) = self.verdicts.lock().take() else {
+            return;
+        };
+        let stopped = pin!(async move {
+            // What the wait gives is a lock; an end of the sender stops it too.
+            drop(stop.wait_for(|stop| *stop).await);
+        });
+        let judging = pin!(async {
+            // It has no end: this registry keeps a sender.
+            while let Some(verdict) = verdicts.recv().await {
+                self.take_back(verdict);
+                self.untold.notify_one();
+            }
+        });
+        let reading = pin!(async {
+            loop {
+                tokio::select! {
+                    () = self.untold.notified() => {}
+                    () = self.ledger.changed() => self.moved.notify_waiters(),
+                }
+                if let Err(error) = self.catch_up().await {
+                    tracing::warn!(%error, "deployments of other hosts are not seen now");
+                }
+            }
+        });
+        // Each goes on while another waits.
+        tokio::select! {
+            () = stopped => {}
+            () = judging => {}
+            () = reading => {}
+        }
+    }
+
+    /// Reads what is new, and makes it true here.
+    ///
+    /// # Errors
+    ///
+    /// The ledger cannot be read or written.
+    pub async fn catch_up(&self) -> Result<(), LedgerError> {
+        let told = {
+            let mut state = self.known.lock().await;
+            let told = self.tell_verdicts(&mut state).await?;
+            if let Some(why) = self.read(&mut state).await? {
+                tracing::error!(why, "what is deployed cannot be read any further");
+            }
+            told
+        };
+        self.apply().await;
+        // Only now: until here they kept what runs again from being swapped out.
+        self.condemned
+            .lock()
+            .retain(|verdict| !told.contains(verdict));
+        Ok(())
+    }
+
+    /// Every region of this host is in the ledger after it.
+    pub(super) async fn join(&self) -> Result<(), LedgerError> {
+        let mut state = self.known.lock().await;
+        loop {
+            if self.read(&mut state).await?.is_some() {
+                return Ok(());
+            }
+            let joined = state.regions();
+            let missing = self.regions().iter().find(|it| !joined.contains(&***it));
+            let Some(region) = missing else { return Ok(()) };
+            let event = Event::Joined {
+                region: region.to_string(),
+            };
+            match self.ledger.append(state.seq + 1, self.own(event)).await {
+                Ok(()) | Err(AppendError::Taken | AppendError::OutcomeUnknown(_)) => {}
+                Err(AppendError::Unavailable(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// An entry of what this host does by itself.
+    fn own(&self, event: Event) -> NewEntry {
+        NewEntry {
+            id: self.entropy.next_u64().cast_signed(),
+            actor: HOST.to_owned(),
+            source: HOST.to_owned(),
+            event,
+        }
+    }
+
+    /// Reads what the ledger has in addition. Gives why it cannot be understood, if
+    /// so.
+    pub(super) async fn read(&self, state: &mut State) -> Result<Option<String>, LedgerError> {
+        loop {
+            let entries = self.ledger.after(state.seq).await?;
+            if entries.is_empty() {
+                return Ok(None);
+            }
+            for entry in &entries {
+                if let Err(error) = state.apply(entry) {
+                    return Ok(Some(error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Makes true what was read, and tells the other hosts how far this one is. One
+    /// at a time; what is known stays free meanwhile, for whoever only looks.
+    pub(super) async fn apply(&self) {
+        let mut applied = self.applied.lock().await;
+        let state = self.known.lock().await.clone();
+        let again = !self.problems.lock().is_empty() && applied.at.elapsed() >= TRY_AGAIN;
+        let condemned = !self.condemned.lock().is_empty();
+        if applied.seq != state.seq || again || condemned {
+            self.make_true(&state).await;
+            applied.seq = state.seq;
+            applied.at = Stopwatch::now();
+        }
+        let report = HostReport {
+            host: self.host.clone(),
+            regions: self.regions().iter().map(|it| it.to_string()).collect(),
+            applied: state.seq,
+            problems: self.problems.lock().values().cloned().collect(),
+        };
+        // A report wakes all hosts, this one too.
+        let is_new = applied.said.as_ref() != Some(&report);
+        if is_new || applied.said_at.elapsed() >= SAY_EVERY {
+            applied.said_at = Stopwatch::now();
+            match self.ledger.report(report.clone()).await {
+                Ok(()) => applied.said = Some(report),
+                Err(error) => {
+                    tracing::debug!(%error, "other hosts do not hear how far this one is");
+                }
+            }
+        }
+        self.moved.notify_waiters();
+    }
+
+    /// Ends when hosts may have done something.
+    pub(super) async fn hosts_changed(&self) {
+        let moved = self.moved.notified();
+        let _ = tokio::time::timeout(LOOK_AT_HOSTS, moved).await;
+    }
+
+    /// Loads and swaps in what slots should run and do not.
+    async fn make_true(&self, state: &State) {
+        let mut changes = Vec::new();
+        for (slot, running) in self.table.all().into_iter().enumerate() {
+            let (region, operation) = self.name(slot);
+            let Some(wanted) = state.slot(region, operation) else {
+                continue;
+            };
+            match self.wanted(slot, wanted, &running).await {
+                Ok(then) => {
+                    self.problems.lock().remove(&slot);
+                    changes.extend(then.map(|then| (slot, running, then)));
+                }
+                Err((number, why)) => self.problem(slot, number, &why),
+            }
+        }
+        let old = self.table.change(|slots| {
+            let mut old = Vec::new();
+            for (slot, was, then) in changes {
+                // Unless something was taken back meanwhile: then it is looked at
+                // again as soon as the ledger has that.
+                if let Some(place) = slots.get_mut(slot).filter(|place| place.is(&was)) {
+                    old.extend(was.revisions().filter(|it| !then.has(it)).cloned());
+                    *place = then;
+                }
+            }
+            old
+        });
+        let mut draining = self.draining.lock();
+        draining.retain(|revision| revision.strong_count() > 0);
+        let most = MAX_DRAINING * self.regions().len() * Operation::ALL.len();
+        let room = most.saturating_sub(draining.len());
+        draining.extend(old.iter().take(room).map(Arc::downgrade));
+    }
+
+    /// What a slot is to run, if that is something else than it does.
+    async fn wanted(
+        &self,
+        slot: usize,
+        wanted: &SlotState,
+        running: &Running,
+    ) -> Result<Option<Running>, (u64, String)> {
+        let condemned = |number: u64| {
+            let (region, operation) = self.name(slot);
+            let condemned = self.condemned.lock();
+            condemned.iter().any(|verdict| {
+                *verdict.region == *region
+                    && verdict.operation == operation
+                    && verdict.number == number
+            })
+        };
+        let canary = wanted.canary.filter(|(number, _)| !condemned(*number));
+        let runs = running.canary.as_ref();
+        let runs = runs.map(|it| (it.revision.info().number, it.share));
+        if running.active.info().number == wanted.active && runs == canary
+            || condemned(wanted.active)
+        {
+            return Ok(None);
+        }
+        let active = self.one(slot, wanted, wanted.active, running).await?;
+        let canary = match canary {
+            Some((number, share)) => {
+                let revision = self.one(slot, wanted, number, running).await?;
+                Some(Canary { revision, share })
+            }
+            None => None,
+        };
+        let changed = !Arc::ptr_eq(&active, &running.active);
+        let before = match (changed, wanted.replaced) {
+            (false, _) => running.before.clone(),
+            (true, Some(replaced)) if replaced == running.active.info().number => Some((
+                running.active.info().clone(),
+                Arc::clone(running.active.loaded()),
+            )),
+            (true, _) => None,
+        };
+        if changed {
+            self.swapped(&active);
+            let until = ticks(self.settings.trial);
+            active.try_out(before.as_ref().and_then(|_| self.trial(running, until)));
+        }
+        if let Some(canary) = &canary {
+            if runs.is_none_or(|(number, _)| number != canary.revision.info().number) {
+                self.swapped(&canary.revision);
+            }
+            // For as long as it is one.
+            canary.revision.try_out(self.trial(running, u64::MAX / 2));
+        }
+        Ok(Some(Running {
+            active,
+            canary,
+            before,
+        }))
+    }
+
+    fn trial(&self, running: &Running, ticks: u64) -> Option<Trial> {
+        let trial = Trial {
+            against: Arc::clone(running.active.health()),
+            until: self.loader.engine().now() + ticks,
+            judged: self.judged.clone(),
+            over: AtomicBool::new(false),
+        };
+        (!self.settings.trial.is_zero()).then_some(trial)
+    }
+
+    fn swapped(&self, revision: &Revision) {
+        let info = revision.info();
+        tracing::info!(
+            region = &*info.region, operation = %info.operation, revision = info.number,
+            digest = %revision.loaded().digest, by = info.deployed_by, "now serving"
+        );
+    }
+
+    /// A revision of a slot: as it runs, or made anew.
+    async fn one(
+        &self,
+        slot: usize,
+        state: &SlotState,
+        number: u64,
+        running: &Running,
+    ) -> Result<Arc<Revision>, (u64, String)> {
+        let is = |revision: &&Arc<Revision>| revision.info().number == number;
+        if let Some(revision) = running.revisions().find(is) {
+            return Ok(Arc::clone(revision));
+        }
+        let (_, operation) = self.name(slot);
+        let region = slot / Operation::ALL.len();
+        let wanted = state.revision(number);
+        let wanted = wanted.ok_or((number, "it is not recorded".to_owned()))?;
+        let loaded = match &running.before {
+            // Without compiling again.
+            Some((info, loaded)) if info.number == number => Ok(Arc::clone(loaded)),
+            _ => self.load(operation, wanted).await,
+        };
+        let loaded = loaded.map_err(|why| (number, why))?;
+        let info = info(&self.regions()[region], operation, wanted);
+        Ok(self.revision(region, info, loaded))
+    }
+
+    /// Takes a revision out of its slot here, at once; the ledger is told next.
+    fn take_back(&self, verdict: Verdict) {
+        let region = self.regions().iter().position(|it| *it == verdict.region);
+        let Some(region) = region else { return };
+        let number = verdict.number;
+        let is = |revision: &Arc<Revision>| revision.info().number == number;
+        self.table.change(|slots| {
+            let Some(running) = slots.get_mut(index(region, verdict.operation)) else {
+                return;
+            };
+            if running.canary.as_ref().is_some_and(|it| is(&it.revision)) {
+                running.canary = None;
+            } else if is(&running.active)
+                && let Some((info, loaded)) = running.before.take()
+            {
+                running.active = self.revision(region, info, loaded);
+            } else {
+                return;
+            }
+            tracing::error!(
+                region = &*verdict.region, operation = %verdict.operation,
+                revision = verdict.number, reason = verdict.reason,
+                "a handler does worse than the one before, and is taken back"
+            );
+            // Before the table: what runs again must not be swapped out again.
+            self.condemned.lock().push(verdict);
+        });
+    }
+
+    /// Appends the verdicts that the ledger does not have. Gives those that it has.
+    async fn tell_verdicts(&self, state: &mut State) -> Result<Vec<Verdict>, LedgerError> {
+        let verdicts = self.condemned.lock().clone();
+        for verdict in &verdicts {
+            loop {
+                if self.read(state).await?.is_some() {
+                    return Ok(Vec::new());
+                }
+                let slot = state.slot(&verdict.region, verdict.operation);
+                let runs = slot.is_some_and(|slot| {
+                    let canary = slot.canary.map(|(number, _)| number);
+                    canary == Some(verdict.number)
+                        || slot.active == verdict.number && slot.replaced.is_some()
+                });
+                if !runs {
+                    break;
+                }
+                let event = Event::TakenBack {
+                    operation: verdict.operation,
+                    region: verdict.region.to_string(),
+                    revision: verdict.number,
+                    reason: verdict.reason.clone(),
+                };
+                match self.ledger.append(state.seq + 1, self.own(event)).await {
+                    Ok(()) | Err(AppendError::Taken | AppendError::OutcomeUnknown(_)) => {}
+                    Err(AppendError::Unavailable(error)) => return Err(error),
+                }
+            }
+        }
+        Ok(verdicts)
+    }
+}
