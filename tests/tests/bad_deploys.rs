@@ -326,7 +326,7 @@ async fn a_misspelt_parameter_does_not_deploy_everywhere() {
         ("regoin=here", "\"regoin\""),
         ("Region=here", "\"Region\""),
         ("region=here&to=3", "\"to\""),
-        ("region=here&region=there", "region once"),
+        ("region=here&region=there", "region, canary once"),
     ] {
         let answer = running.send(&format!("get?{query}"), &component).await;
         let document = answer.problem(400, "bad-request");
