@@ -20,9 +20,9 @@
 //! - Deploy: [`cli`] or [`watch`] sends a component to [`http::admin`],
 //!   [`handlers::rollout`] has it checked, compiled in a process of its own
 //!   ([`handlers::compile`]) and called once ([`handlers::load`]) and appends it
-//!   to the ledger ([`deployments`]), which every host follows:
-//!   [`handlers::registry`] swaps it in; the old revision drops itself after its
-//!   last request.
+//!   to the ledger ([`deployments`]), which every host follows
+//!   (`handlers/follow.rs`) and swaps it in ([`handlers::table`]); the old
+//!   revision drops itself after its last request.
 //!
 //! # Layout
 //!
