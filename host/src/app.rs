@@ -27,6 +27,7 @@ use crate::handlers::compiled::CompiledCache;
 use crate::handlers::engine::{EngineError, ServingEngine};
 use crate::handlers::load::{LoadError, Loader};
 use crate::handlers::registry::{OpenError as RegistryError, Registry, RegistryParts};
+use crate::handlers::secrets::Secrets;
 use crate::http::admin::AdminPlane;
 use crate::http::data::DataPlane;
 use crate::http::region::Region;
@@ -398,6 +399,12 @@ fn admin_tls(admin: &Admin) -> Result<Option<Tls>, TlsError> {
     }
 }
 
+/// The variables that are texts.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 async fn open_registry(
     settings: &Settings,
     parts: &[Parts],
@@ -429,6 +436,7 @@ async fn open_registry(
         ledger,
         settings: handlers.clone(),
         trusted: Arc::clone(trusted),
+        secrets: Secrets::new(environment(), handlers.secrets_dir.clone()),
         clock,
         entropy: Arc::clone(entropy),
     });

@@ -12,7 +12,7 @@ mod units;
 pub use check::{
     InvalidSetting, MAX_COMPONENT_BYTES_CEILING, MAX_REGIONS, MIN_TOKEN_BYTES, is_region_name,
 };
-pub use load::{ConfigError, Origin, Sources, env_name, load};
+pub use load::{ConfigError, Origin, SECRET_PREFIX, Sources, env_name, load};
 pub use units::{RegionSetting, Secret};
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -315,6 +315,9 @@ settings! {
         /// Revisions kept, for each region and operation; at least 2, so that
         /// there is one to roll back to. The same on all hosts of a database.
         keep_revisions: usize = 100,
+        /// The folder whose files may be secrets of handlers (`--secret NAME=file:FILE`).
+        /// Without it, secrets come from variables `TIDEPOOL_SECRET_*` only.
+        secrets_dir: Option<PathBuf> = None,
         /// How long a new revision is compared with the one that it replaces, and
         /// taken back when it does worse; 0 s: never.
         #[serde(with = "duration")]

@@ -12,9 +12,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::deployments::Share;
+use crate::deployments::{ConfigChange, Share};
 use crate::handlers::registry::Registry;
-use crate::handlers::rollout::{Actor, Upload};
+use crate::handlers::rollout::{Actor, Rollout, Upload};
 use crate::model::Operation;
 
 /// How often the folder is looked at. A file is deployed when two looks agree.
@@ -83,10 +83,13 @@ async fn deploy(file: &Watched, registry: &Registry) {
     };
     let upload = Upload {
         operation: file.operation,
-        regions: None,
+        rollout: Rollout::Now {
+            regions: None,
+            share: Share::ALL,
+        },
+        config: ConfigChange::default(),
         component: bytes,
         announced: None,
-        share: Share::ALL,
         note: String::new(),
         signature: None,
     };

@@ -2,6 +2,7 @@
 //! serves, here, without a host.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant as Stopwatch};
 
 use bytes::Bytes;
@@ -109,7 +110,9 @@ async fn check(
         compiler,
         None,
     )?;
-    loader.load_timed(operation, component, timings).await?;
+    let config = Arc::default();
+    let loading = loader.load_timed(operation, component, &config, timings);
+    loading.await?;
     Ok(())
 }
 

@@ -11,9 +11,10 @@ use sha2::{Digest, Sha256};
 
 use super::change::Regions;
 use super::client::{Call, ClientArgs, DEPLOY_TIMEOUT, ask};
-use super::{CliError, operation, output, signature};
+use super::configure::ConfigArgs;
+use super::{CliError, handlers, operation, output, signature};
 use crate::config::MAX_COMPONENT_BYTES_CEILING;
-use crate::deployments::Share;
+use crate::deployments::{Outline, Share};
 use crate::http::documents::{Deployed, DeployedSlot};
 use crate::model::Operation;
 
@@ -30,6 +31,15 @@ pub(super) struct Args {
     /// Only for this share of the keys, for example 5%, until `tidepool promote`
     #[arg(long, value_name = "SHARE", value_parser = share)]
     canary: Option<Share>,
+    /// Step by step, for example "us-east-1: 5%, 100%; *: 100%": regions in this
+    /// order, with growing shares of their keys; `*` is every other region
+    #[arg(long, value_name = "PLAN", value_parser = plan, conflicts_with_all = ["names", "canary"])]
+    plan: Option<String>,
+    /// The pause after each step of the plan [default: 5m]
+    #[arg(long, value_name = "TIME", requires = "plan")]
+    pause: Option<humantime::Duration>,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// The signature of `ssh-keygen -Y sign -n tidepool`; FILE.sig when there is one
     #[arg(long, value_name = "SIG")]
     signature: Option<PathBuf>,
@@ -48,6 +58,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         (HeaderName::from_static("content-digest"), digest),
         actor(),
     ];
+    headers.extend(args.config.header()?);
     headers.extend(signature::header(args.signature.as_deref(), &args.file)?);
     let call = Call {
         method: Method::POST,
@@ -57,6 +68,8 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
             query(&[
                 args.regions.parameter(),
                 ("canary", args.canary.map(|share| share.to_string())),
+                ("plan", args.plan.clone()),
+                ("pause", args.pause.map(|pause| pause.to_string())),
             ])
         ),
         headers,
@@ -96,6 +109,10 @@ fn show(deployed: &Deployed) -> String {
         deployed.timings.total_ms,
         output::table(&deployed.slots.iter().map(row).collect::<Vec<_>>())
     );
+    if let Some(plan) = &deployed.plan {
+        text.push('\n');
+        text.push_str(&handlers::plan(plan));
+    }
     problems(&mut text, &deployed.problems);
     text
 }
@@ -124,6 +141,12 @@ pub(super) fn problems(text: &mut String, problems: &[String]) {
     for problem in problems {
         text.push_str(&format!("\nproblem: {}", output::one_line(problem)));
     }
+}
+
+/// Reads a plan, as a host will.
+fn plan(text: &str) -> Result<String, String> {
+    let parsed = Outline::parse(text).map(|_| text.to_owned());
+    parsed.map_err(|error| error.to_string())
 }
 
 /// Reads a share of the keys.
@@ -198,6 +221,7 @@ mod tests {
                 ..Timings::default()
             },
             slots: vec![slot("us-east-1", false), slot("eu", true)],
+            plan: None,
             problems: vec!["eu is old".to_owned()],
         });
         assert_eq!(

@@ -3,8 +3,14 @@
 use http::Method;
 
 use super::client::{ANSWER_TIMEOUT, Call, ClientArgs, ask};
+use super::deploy::problems;
 use super::{CliError, output};
-use crate::http::documents::{HandlerList, HandlerRevision, RevisionState};
+use crate::http::documents::{
+    HandlerList, HandlerRevision, PlanState, PlanStatus, RevisionState, Setting,
+};
+
+/// Bytes of a configuration's value that are shown.
+const SHOWN: usize = 32;
 
 /// List the components of every region and operation.
 #[derive(clap::Args, Debug)]
@@ -47,7 +53,39 @@ fn show(list: &HandlerList, all: bool) -> String {
         .filter(|handler| all || handler.state != RevisionState::Retired);
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     rows.extend(shown.map(row));
-    output::table(&rows)
+    let mut text = output::table(&rows);
+    let plans = list.plans.iter();
+    for plan in plans.filter(|plan| all || plan.state != PlanState::Done) {
+        text.push_str("\n\n");
+        text.push_str(&self::plan(plan));
+    }
+    problems(&mut text, &list.problems);
+    text
+}
+
+/// A plan, its steps line by line.
+pub(super) fn plan(plan: &PlanStatus) -> String {
+    let operation = output::one_line(&plan.operation);
+    let mut text = format!("plan {} of {operation}: ", plan.plan);
+    match plan.state {
+        PlanState::Running => text.push_str("running"),
+        PlanState::Done => text.push_str("done"),
+        PlanState::Stopped => text.push_str("stopped"),
+    }
+    if let Some(next) = &plan.next_at {
+        text.push_str(&format!(", the next step at {}", output::one_line(next)));
+    }
+    if let Some(why) = &plan.why {
+        text.push_str(&format!("; {}", output::one_line(why)));
+    }
+    for (at, step) in plan.steps.iter().enumerate() {
+        let mark = match at < plan.step {
+            true => "x",
+            false => " ",
+        };
+        text.push_str(&format!("\n  [{mark}] {}", output::one_line(step)));
+    }
+    text
 }
 
 fn row(handler: &HandlerRevision) -> Vec<String> {
@@ -65,16 +103,26 @@ fn row(handler: &HandlerRevision) -> Vec<String> {
         handler.failures.to_string(),
         output::one_line(&handler.deployed_at),
         output::one_line(&handler.deployed_by),
-        handler
-            .note
-            .as_deref()
-            .map(output::one_line)
-            .unwrap_or_default(),
+        note(handler),
     ]
+}
+
+/// Its configuration, and what else there is to say.
+fn note(handler: &HandlerRevision) -> String {
+    let config = handler.config.iter().map(|(name, setting)| match setting {
+        Setting::Text(text) if text.len() > SHOWN => {
+            format!("{name}=<{}>", output::size(text.len() as u64))
+        }
+        setting => format!("{name}={setting}"),
+    });
+    let notes: Vec<_> = config.chain(handler.note.clone()).collect();
+    output::one_line(&notes.join("; "))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -91,20 +139,38 @@ mod tests {
             share: None,
             calls: 7,
             failures: 0,
-            note: None,
+            config: BTreeMap::from([("greeting".to_owned(), Setting::Text("hi".to_owned()))]),
+            note: Some("signed".to_owned()),
         };
         let list = HandlerList {
             handlers: vec![
                 handler(1, RevisionState::Retired),
                 handler(2, RevisionState::Active),
             ],
+            plans: vec![PlanStatus {
+                operation: "get".to_owned(),
+                plan: 7,
+                state: PlanState::Running,
+                step: 1,
+                steps: vec!["a at 5%".to_owned(), "a at 100%".to_owned()],
+                pause: "5m".to_owned(),
+                next_at: Some("2026-01-01T00:05:00Z".to_owned()),
+                why: None,
+            }],
+            problems: Vec::new(),
         };
         let text = show(&list, false);
-        assert_eq!(text.lines().count(), 2);
+        let (table, plan) = text.split_once("\n\n").unwrap();
+        assert_eq!(table.lines().count(), 2);
+        assert!(table.contains(r#"greeting="hi"; signed"#), "{table}");
+        assert_eq!(
+            plan,
+            "plan 7 of get: running, the next step at 2026-01-01T00:05:00Z\n  [x] a at 5%\n  [ ] a at 100%"
+        );
         assert!(
             text.contains("active") && !text.contains('\u{1b}'),
             "{text}"
         );
-        assert_eq!(show(&list, true).lines().count(), 3);
+        assert_eq!(show(&list, true).lines().count(), 7);
     }
 }

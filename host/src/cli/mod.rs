@@ -13,6 +13,7 @@ mod client;
 mod compile;
 mod completions;
 mod config;
+mod configure;
 mod connect;
 mod deploy;
 mod dev;

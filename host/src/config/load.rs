@@ -14,9 +14,13 @@ use super::{InvalidSetting, Settings};
 /// Every name in the environment that is a setting starts with this.
 const PREFIX: &str = "TIDEPOOL_";
 
-/// Names that start like settings and are not: test switches, and what the
-/// command line reads by itself.
-const RESERVED_PREFIX: &str = "TIDEPOOL_TEST_";
+/// What the variables begin with that a handler's secret may be read from: whoever
+/// may deploy must not be able to give a handler the database's password.
+pub const SECRET_PREFIX: &str = "TIDEPOOL_SECRET_";
+
+/// Names that start like settings and are not: test switches, secrets of handlers,
+/// and what the command line reads by itself.
+const RESERVED_PREFIXES: [&str; 2] = ["TIDEPOOL_TEST_", SECRET_PREFIX];
 const RESERVED: [&str; 3] = [
     "TIDEPOOL_CONFIG",
     "TIDEPOOL_ADMIN_URL",
@@ -124,7 +128,7 @@ pub fn load(sources: &Sources) -> Result<Settings, ConfigError> {
     }
     for (name, text) in &sources.environment {
         if !name.starts_with(PREFIX)
-            || name.starts_with(RESERVED_PREFIX)
+            || RESERVED_PREFIXES.iter().any(|it| name.starts_with(it))
             || RESERVED.contains(&name.as_str())
         {
             continue;

@@ -3,35 +3,67 @@
 //! entry was first, it is decided again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
+use super::config::{Config, ConfigChange};
 use super::digest::Digest;
 use super::event::{Event, Share};
+use super::plan::{Outline, Plan};
+use super::refusal::Refusal;
 use super::state::{Component, SlotState, State};
 use crate::model::Operation;
 use crate::trust::token::TokenRecord;
+
+/// What is to become the next revision of slots.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// The operation.
+    pub operation: Operation,
+    /// The component.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// What changes of the configuration.
+    pub config: ConfigChange,
+    /// What else there is to say.
+    pub note: String,
+    /// The signature that came with it, in base64.
+    pub signature: Option<String>,
+    /// The last entry before it was asked for: a slot that was changed after it is
+    /// somebody else's by now.
+    pub since: u64,
+}
 
 /// Something to be done. Without regions it is for all that have joined.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
     /// A component is to become the next revision.
     Deploy {
-        /// The operation.
-        operation: Operation,
+        /// What.
+        candidate: Candidate,
         /// The regions.
         regions: Option<Vec<String>>,
-        /// The component.
-        digest: Digest,
-        /// Its length in bytes.
-        size: u64,
         /// The keys that it gets.
         share: Share,
-        /// What else there is to say.
-        note: String,
-        /// The signature that came with it, in base64.
-        signature: Option<String>,
-        /// The last entry before it was asked for: a slot that was changed after
-        /// it is somebody else's by now.
-        since: u64,
+    },
+    /// A component is to become the next revision, step by step.
+    Plan {
+        /// What.
+        candidate: Candidate,
+        /// The steps.
+        outline: Outline,
+        /// The pause after each.
+        pause: Duration,
+    },
+    /// A plan is to come to its next step.
+    Advance {
+        /// The operation.
+        operation: Operation,
+        /// The plan's number.
+        plan: u64,
+        /// The step, counted from 0.
+        step: usize,
     },
     /// A canary is to get another share, or everything.
     Promote {
@@ -42,7 +74,7 @@ pub enum Command {
         /// The keys that it gets.
         share: Share,
     },
-    /// A canary is to be withdrawn.
+    /// A canary is to be withdrawn, and the plan that it is of.
     Abort {
         /// The operation.
         operation: Operation,
@@ -70,94 +102,6 @@ pub enum Command {
     },
 }
 
-/// Why a command cannot be done. Nothing has changed.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refusal {
-    /// No such region.
-    #[error("there is no region {name:?}; there are {}", known.join(", "))]
-    UnknownRegion {
-        /// As asked for.
-        name: String,
-        /// Those that there are.
-        known: Vec<String>,
-    },
-    /// Somebody else has changed a slot.
-    #[error(
-        "somebody else has deployed `{operation}` in {region} at the same time: it runs revision {active} now; look at `tidepool handlers` and deploy again if yours is still wanted"
-    )]
-    Overtaken {
-        /// The region.
-        region: String,
-        /// The operation.
-        operation: Operation,
-        /// What it runs.
-        active: u64,
-    },
-    /// There is a canary.
-    #[error(
-        "`{operation}` in {region} has a canary, revision {canary} at {share}; `tidepool promote {operation}` or `tidepool abort {operation}` first"
-    )]
-    CanaryRuns {
-        /// The region.
-        region: String,
-        /// The operation.
-        operation: Operation,
-        /// Its revision.
-        canary: u64,
-        /// Its share.
-        share: Share,
-    },
-    /// There is no canary.
-    #[error(
-        "`{operation}` has no canary in {region}; `tidepool deploy {operation} FILE --canary 5%` starts one"
-    )]
-    NoCanary {
-        /// The operation.
-        operation: Operation,
-        /// Where.
-        region: String,
-    },
-    /// A canary only grows.
-    #[error(
-        "the canary of `{operation}` in {region} has {share} already; a key that got it does not go back: name more, or `tidepool abort {operation}`"
-    )]
-    Shrinks {
-        /// The operation.
-        operation: Operation,
-        /// Where.
-        region: String,
-        /// What it has.
-        share: Share,
-    },
-    /// There is nothing to go back to.
-    #[error(
-        "`{operation}` in {region} has no revision {wanted}; `tidepool handlers --all` lists them"
-    )]
-    NoSuchRevision {
-        /// The region.
-        region: String,
-        /// The operation.
-        operation: Operation,
-        /// As asked for.
-        wanted: String,
-    },
-    /// A token has this number.
-    #[error("there is a token {id} already; try again, and it gets another number")]
-    TokenExists {
-        /// The number.
-        id: String,
-    },
-    /// No token has this number.
-    #[error("there is no token {id:?}; `tidepool token list` has them")]
-    NoSuchToken {
-        /// As asked for.
-        id: String,
-    },
-    /// There are as many as may be.
-    #[error("there are {MAX_TOKENS} tokens that hold; revoke some that are no longer used")]
-    TooManyTokens,
-}
-
 /// Most tokens that may hold at a time.
 pub const MAX_TOKENS: usize = 1000;
 
@@ -175,45 +119,59 @@ impl State {
     ) -> Result<Option<Event>, Refusal> {
         match command {
             Command::Deploy {
-                operation,
+                candidate,
                 regions,
-                digest,
-                size,
                 share,
-                note,
-                signature,
-                since,
             } => {
-                let mut changing = Vec::new();
-                for (region, slot) in self.targets(*operation, regions.as_deref())? {
-                    if slot.changed > *since {
-                        return Err(Refusal::Overtaken {
-                            region: region.to_owned(),
-                            operation: *operation,
-                            active: slot.active,
-                        });
-                    }
-                    if let Some((canary, share)) = slot.canary {
-                        return Err(Refusal::CanaryRuns {
-                            region: region.to_owned(),
-                            operation: *operation,
-                            canary,
-                            share,
-                        });
-                    }
-                    if slot.runs(*digest, built_in(*operation)) {
-                        continue;
-                    }
-                    changing.push(region.to_owned());
-                }
-                Ok((!changing.is_empty()).then(|| Event::Deployed {
-                    operation: *operation,
-                    regions: changing,
-                    digest: *digest,
-                    size: *size,
+                let targets = self.targets(candidate.operation, regions.as_deref())?;
+                let regions = self.changing(candidate, targets, built_in)?;
+                let candidate = candidate.clone();
+                Ok((!regions.is_empty()).then_some(Event::Deployed {
+                    operation: candidate.operation,
+                    regions,
+                    digest: candidate.digest,
+                    size: candidate.size,
                     share: *share,
-                    note: note.clone(),
-                    signature: signature.clone(),
+                    note: candidate.note,
+                    signature: candidate.signature,
+                    config: candidate.config,
+                }))
+            }
+            Command::Plan {
+                candidate,
+                outline,
+                pause,
+            } => {
+                let targets = self.planned(candidate.operation, outline)?;
+                // There is one for each operation.
+                if let Some(plan) = self.plan(candidate.operation).filter(|plan| plan.runs()) {
+                    return Err(plan_runs(candidate.operation, plan));
+                }
+                let regions = self.changing(candidate, targets, built_in)?;
+                let candidate = candidate.clone();
+                Ok((!regions.is_empty()).then(|| Event::Planned {
+                    operation: candidate.operation,
+                    digest: candidate.digest,
+                    size: candidate.size,
+                    note: candidate.note,
+                    signature: candidate.signature,
+                    config: candidate.config,
+                    steps: outline.steps(&regions),
+                    pause_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+                }))
+            }
+            Command::Advance {
+                operation,
+                plan,
+                step,
+            } => {
+                let is_next = self
+                    .plan(*operation)
+                    .is_some_and(|it| it.number == *plan && it.runs() && it.step + 1 == *step);
+                Ok(is_next.then_some(Event::Advanced {
+                    operation: *operation,
+                    plan: *plan,
+                    step: *step,
                 }))
             }
             Command::Promote {
@@ -223,6 +181,7 @@ impl State {
             } => {
                 let canaries = self.canaries(*operation, regions.as_deref())?;
                 for (region, _, has) in &canaries {
+                    self.no_plan_for(*operation, region)?;
                     if has > share {
                         return Err(Refusal::Shrinks {
                             operation: *operation,
@@ -240,7 +199,17 @@ impl State {
                 }))
             }
             Command::Abort { operation, regions } => {
-                let canaries = self.canaries(*operation, regions.as_deref())?;
+                let canaries = self.canaries(*operation, regions.as_deref());
+                let plan = self.plan(*operation).filter(|plan| plan.runs());
+                let canaries = match (canaries, plan) {
+                    // Between two steps a plan may have no canary anywhere.
+                    (Err(Refusal::NoCanary { .. }), Some(plan))
+                        if regions.iter().flatten().all(|it| plan.is_about(it)) =>
+                    {
+                        Vec::new()
+                    }
+                    (canaries, _) => canaries?,
+                };
                 let regions = canaries.into_iter().map(|(region, ..)| region.to_owned());
                 Ok(Some(Event::Aborted {
                     operation: *operation,
@@ -298,6 +267,91 @@ impl State {
         }
     }
 
+    /// The slots that a plan is about.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownRegion`].
+    pub fn planned(
+        &self,
+        operation: Operation,
+        outline: &Outline,
+    ) -> Result<Vec<(&str, &SlotState)>, Refusal> {
+        let (named, rest) = outline.regions();
+        let targets = self.targets(operation, Some(&named))?;
+        match rest {
+            true => self.targets(operation, None),
+            false => Ok(targets),
+        }
+    }
+
+    /// The configurations that a change makes of those of slots, each once.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Config`].
+    pub fn configs(
+        targets: &[(&str, &SlotState)],
+        change: &ConfigChange,
+    ) -> Result<Vec<Arc<Config>>, Refusal> {
+        let mut configs = Vec::new();
+        for (region, slot) in targets {
+            let config = slot.config(change);
+            config.check().map_err(|error| Refusal::Config {
+                region: (*region).to_owned(),
+                error,
+            })?;
+            if !configs.contains(&config) {
+                configs.push(config);
+            }
+        }
+        Ok(configs)
+    }
+
+    /// Those of the slots that do not run the candidate already, all of which may
+    /// be changed.
+    fn changing(
+        &self,
+        candidate: &Candidate,
+        targets: Vec<(&str, &SlotState)>,
+        built_in: impl Fn(Operation) -> Digest,
+    ) -> Result<Vec<String>, Refusal> {
+        let operation = candidate.operation;
+        State::configs(&targets, &candidate.config)?;
+        let mut changing = Vec::new();
+        for (region, slot) in targets {
+            if slot.changed > candidate.since {
+                return Err(Refusal::Overtaken {
+                    region: region.to_owned(),
+                    operation,
+                    active: slot.active,
+                });
+            }
+            self.no_plan_for(operation, region)?;
+            if let Some((canary, share)) = slot.canary {
+                return Err(Refusal::CanaryRuns {
+                    region: region.to_owned(),
+                    operation,
+                    canary,
+                    share,
+                });
+            }
+            if !slot.runs(candidate, built_in(operation)) {
+                changing.push(region.to_owned());
+            }
+        }
+        Ok(changing)
+    }
+
+    /// A region that a plan is about is the plan's, until it has ended.
+    fn no_plan_for(&self, operation: Operation, region: &str) -> Result<(), Refusal> {
+        let plan = self.plan(operation);
+        match plan.filter(|plan| plan.runs() && plan.is_about(region)) {
+            Some(plan) => Err(plan_runs(operation, plan)),
+            None => Ok(()),
+        }
+    }
+
     /// The slots of the operation in these regions, or in all.
     ///
     /// # Errors
@@ -352,12 +406,22 @@ impl State {
     }
 }
 
+fn plan_runs(operation: Operation, plan: &Plan) -> Refusal {
+    Refusal::PlanRuns {
+        operation,
+        step: plan.step + 1,
+        steps: plan.steps.len(),
+    }
+}
+
 impl SlotState {
-    fn runs(&self, digest: Digest, built_in: Digest) -> bool {
-        match self.revision(self.active).map(|known| known.component) {
-            Some(Component::Deployed { digest: runs, .. }) => runs == digest,
-            Some(Component::BuiltIn) => built_in == digest,
-            None => false,
-        }
+    fn runs(&self, candidate: &Candidate, built_in: Digest) -> bool {
+        self.revision(self.active).is_some_and(|active| {
+            let digest = match active.component {
+                Component::Deployed { digest, .. } => digest,
+                Component::BuiltIn => built_in,
+            };
+            digest == candidate.digest && active.config == self.config(&candidate.config)
+        })
     }
 }

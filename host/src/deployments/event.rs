@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::config::ConfigChange;
 use super::digest::Digest;
+use super::plan::Step;
 use crate::model::Operation;
 use crate::trust::token::{Scope, TokenRecord};
 
@@ -74,7 +77,7 @@ impl fmt::Display for Share {
 
 /// Something that has happened.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Event {
     /// A region has its first host.
     Joined {
@@ -101,6 +104,40 @@ pub enum Event {
         /// the keys that it trusts.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signature: Option<String>,
+        /// What it changes of the configuration of each slot's active revision.
+        #[serde(default, skip_serializing_if = "ConfigChange::is_empty")]
+        config: ConfigChange,
+    },
+    /// A plan began, with its first step.
+    Planned {
+        /// The operation.
+        operation: Operation,
+        /// The component.
+        digest: Digest,
+        /// Its length in bytes.
+        size: u64,
+        /// As in [`Event::Deployed`].
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        note: String,
+        /// As in [`Event::Deployed`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signature: Option<String>,
+        /// As in [`Event::Deployed`].
+        #[serde(default, skip_serializing_if = "ConfigChange::is_empty")]
+        config: ConfigChange,
+        /// The steps. All their regions have joined.
+        steps: Vec<Step>,
+        /// The pause after each step, in milliseconds.
+        pause_ms: u64,
+    },
+    /// A plan came to its next step.
+    Advanced {
+        /// The operation.
+        operation: Operation,
+        /// The number of the entry that the plan began with.
+        plan: u64,
+        /// The step, counted from 0.
+        step: usize,
     },
     /// The canaries of slots got another share; all: they are now what runs.
     Shared {
@@ -111,11 +148,11 @@ pub enum Event {
         /// The keys that they get.
         share: Share,
     },
-    /// The canaries of slots were withdrawn.
+    /// The canaries of slots were withdrawn, and the plan that was about one of them.
     Aborted {
         /// The operation.
         operation: Operation,
-        /// The regions.
+        /// The regions. None: only the plan.
         regions: Vec<String>,
     },
     /// Slots went to other revisions that they have had.
@@ -163,6 +200,25 @@ impl Event {
                 "deployed {operation} {digest} to {} at {share}",
                 regions.join(", ")
             ),
+            Event::Planned {
+                operation,
+                digest,
+                steps,
+                pause_ms,
+                ..
+            } => {
+                let pause = humantime::format_duration(Duration::from_millis(*pause_ms));
+                let steps: Vec<_> = steps.iter().map(Step::to_string).collect();
+                format!(
+                    "planned {operation} {digest}, {pause} after each step: {}",
+                    steps.join("; ")
+                )
+            }
+            Event::Advanced {
+                operation,
+                plan,
+                step,
+            } => format!("the plan {plan} of {operation} to step {}", step + 1),
             Event::Shared {
                 operation,
                 regions,
@@ -171,6 +227,9 @@ impl Event {
                 "the canary of {operation} in {} to {share}",
                 regions.join(", ")
             ),
+            Event::Aborted { operation, regions } if regions.is_empty() => {
+                format!("stopped the plan of {operation}")
+            }
             Event::Aborted { operation, regions } => {
                 format!(
                     "withdrew the canary of {operation} in {}",
@@ -298,6 +357,9 @@ mod tests {
         };
         assert_eq!(entry(&text).event(), Some(event));
         assert_eq!(entry(r#"{"type":"teleported"}"#).event(), None);
+        // A member that this release does not know may change what it means.
+        let more = r#"{"type":"aborted","operation":"get","regions":["a"],"gently":true}"#;
+        assert_eq!(entry(more).event(), None);
         for (share, known) in [(0, false), (10_000, true), (10_001, false)] {
             let shared =
                 format!(r#"{{"type":"shared","operation":"get","regions":[],"share":{share}}}"#);

@@ -2,9 +2,13 @@
 //! entries has the same state.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
+use super::config::{Config, ConfigChange};
 use super::digest::Digest;
 use super::event::{Entry, Event, Share};
+use super::plan::{Plan, Step};
 use crate::model::Operation;
 use crate::trust::token::TokenRecord;
 
@@ -32,6 +36,8 @@ pub struct Recorded {
     pub number: u64,
     /// What it runs.
     pub component: Component,
+    /// With which configuration.
+    pub config: Arc<Config>,
     /// When it was deployed, microseconds since the Unix epoch.
     pub at: i64,
     /// By whom.
@@ -82,19 +88,27 @@ impl SlotState {
         })
     }
 
-    fn add(&mut self, component: Component, entry: &Entry, note: &str, keep: usize) -> u64 {
+    /// The configuration of the active revision with a change.
+    pub fn config(&self, change: &ConfigChange) -> Arc<Config> {
+        let active = self.revision(self.active);
+        match active.map(|known| &known.config) {
+            Some(config) if change.is_empty() => Arc::clone(config),
+            Some(config) => Arc::new(config.with(change)),
+            None => Arc::new(Config::default().with(change)),
+        }
+    }
+
+    fn add(&mut self, added: Added, at: i64, keep: usize) -> u64 {
         let number = self.next;
         self.next += 1;
         self.revisions.push(Recorded {
             number,
-            component,
-            at: entry.at,
-            by: match component {
-                Component::BuiltIn => BUILT_IN.to_owned(),
-                Component::Deployed { .. } => entry.actor.clone(),
-            },
-            note: note.to_owned(),
-            signature: None,
+            component: added.component,
+            config: added.config,
+            at,
+            by: added.by,
+            note: added.note,
+            signature: added.signature,
             taken_back: None,
             ran: false,
         });
@@ -129,11 +143,51 @@ impl SlotState {
         }
     }
 
+    /// Gives a revision that is new, or the canary, a share of the keys.
+    fn share(&mut self, number: u64, share: Share) {
+        match share.is_all() {
+            true => self.replace(number),
+            false => self.canary = Some((number, share)),
+        }
+    }
+
     fn replace(&mut self, number: u64) {
         let replaced = self.active;
         self.activate(number);
         self.replaced = Some(replaced);
     }
+}
+
+/// What a plan brings to its regions, one after another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Brought {
+    component: Component,
+    config: ConfigChange,
+    by: String,
+    note: String,
+    signature: Option<String>,
+}
+
+impl Brought {
+    fn add(&self, slot: &mut SlotState, at: i64, keep: usize) -> u64 {
+        let added = Added {
+            component: self.component,
+            config: slot.config(&self.config),
+            by: self.by.clone(),
+            note: self.note.clone(),
+            signature: self.signature.clone(),
+        };
+        slot.add(added, at, keep)
+    }
+}
+
+/// What a revision is to be.
+struct Added {
+    component: Component,
+    config: Arc<Config>,
+    by: String,
+    note: String,
+    signature: Option<String>,
 }
 
 /// See the head of this file.
@@ -142,6 +196,8 @@ pub struct State {
     /// The number of the last entry.
     pub seq: u64,
     slots: BTreeMap<(String, Operation), SlotState>,
+    /// The last plan of each operation, and what it brings.
+    plans: BTreeMap<Operation, (Plan, Arc<Brought>)>,
     /// By their numbers.
     tokens: BTreeMap<String, TokenRecord>,
     /// Revisions that a slot remembers.
@@ -165,6 +221,7 @@ impl State {
         State {
             seq: 0,
             slots: BTreeMap::new(),
+            plans: BTreeMap::new(),
             tokens: BTreeMap::new(),
             keep: keep.max(2),
         }
@@ -188,6 +245,18 @@ impl State {
             .keys()
             .map(|(region, _)| region.as_str())
             .collect()
+    }
+
+    /// The last plan of an operation.
+    pub fn plan(&self, operation: Operation) -> Option<&Plan> {
+        self.plans.get(&operation).map(|(plan, _)| plan)
+    }
+
+    /// The last plan of each operation that has had one.
+    pub fn plans(&self) -> impl Iterator<Item = (Operation, &Plan)> {
+        self.plans
+            .iter()
+            .map(|(operation, (plan, _))| (*operation, plan))
     }
 
     /// The token with this number, whether or not it holds.
@@ -231,33 +300,78 @@ impl State {
                 share,
                 note,
                 signature,
-            } => self.each(entry, operation, &regions, |slot| {
-                let component = Component::Deployed { digest, size };
-                let number = slot.add(component, entry, &note, keep);
-                if let Some(added) = slot.revisions.last_mut() {
-                    added.signature = signature.clone();
+                config,
+            } => {
+                let brought = Brought {
+                    component: Component::Deployed { digest, size },
+                    config,
+                    by: entry.actor.clone(),
+                    note,
+                    signature,
+                };
+                self.each(entry, operation, &regions, |slot| {
+                    let number = brought.add(slot, entry.at, keep);
+                    slot.share(number, share);
+                });
+            }
+            Event::Planned {
+                operation,
+                digest,
+                size,
+                note,
+                signature,
+                config,
+                steps,
+                pause_ms,
+            } => {
+                let brought = Brought {
+                    component: Component::Deployed { digest, size },
+                    config,
+                    by: entry.actor.clone(),
+                    note,
+                    signature,
+                };
+                let plan = Plan {
+                    number: entry.seq,
+                    steps,
+                    pause: Duration::from_millis(pause_ms),
+                    step: 0,
+                    since: entry.seq,
+                    since_micros: entry.at,
+                    revisions: BTreeMap::new(),
+                    ended: None,
+                };
+                self.plans.insert(operation, (plan, Arc::new(brought)));
+                self.come_to(operation, 0, entry);
+            }
+            Event::Advanced {
+                operation,
+                plan,
+                step,
+            } => {
+                if self.plan(operation).is_some_and(|it| it.number == plan) {
+                    self.come_to(operation, step, entry);
                 }
-                match share.is_all() {
-                    true => slot.replace(number),
-                    false => slot.canary = Some((number, share)),
-                }
-            }),
+            }
             Event::Shared {
                 operation,
                 regions,
                 share,
             } => self.each(entry, operation, &regions, |slot| {
                 if let Some((number, _)) = slot.canary {
-                    match share.is_all() {
-                        true => slot.replace(number),
-                        false => slot.canary = Some((number, share)),
-                    }
+                    slot.share(number, share);
                 }
             }),
             Event::Aborted { operation, regions } => {
+                self.stop_plan(operation, "it was aborted", |plan| {
+                    regions.is_empty() || regions.iter().any(|it| plan.is_about(it))
+                });
                 self.each(entry, operation, &regions, |slot| slot.canary = None);
             }
             Event::RolledBack { operation, to } => {
+                self.stop_plan(operation, "it was rolled back", |plan| {
+                    to.keys().any(|it| plan.is_about(it))
+                });
                 for (region, number) in to {
                     self.each(entry, operation, &[region], |slot| {
                         if slot.revision(number).is_some() {
@@ -271,19 +385,25 @@ impl State {
                 region,
                 revision,
                 reason,
-            } => self.each(entry, operation, &[region], |slot| {
-                if slot.canary.is_some_and(|(number, _)| number == revision) {
-                    slot.canary = None;
-                } else if slot.active == revision
-                    && let Some(replaced) = slot.replaced.take()
-                {
-                    slot.active = replaced;
-                }
-                let mut known = slot.revisions.iter_mut();
-                if let Some(known) = known.find(|known| known.number == revision) {
-                    known.taken_back = Some(reason.clone());
-                }
-            }),
+            } => {
+                let why = format!("it took itself back in {region}: {reason}");
+                self.stop_plan(operation, &why, |plan| {
+                    plan.revisions.get(&region) == Some(&revision)
+                });
+                self.each(entry, operation, &[region], |slot| {
+                    if slot.canary.is_some_and(|(number, _)| number == revision) {
+                        slot.canary = None;
+                    } else if slot.active == revision
+                        && let Some(replaced) = slot.replaced.take()
+                    {
+                        slot.active = replaced;
+                    }
+                    let mut known = slot.revisions.iter_mut();
+                    if let Some(known) = known.find(|known| known.number == revision) {
+                        known.taken_back = Some(reason.clone());
+                    }
+                });
+            }
             Event::TokenCreated { token } => {
                 self.tokens.insert(token.id.clone(), token);
             }
@@ -296,12 +416,46 @@ impl State {
         Ok(())
     }
 
+    /// The plan of an operation begins a step.
+    fn come_to(&mut self, operation: Operation, step: usize, entry: &Entry) {
+        let keep = self.keep;
+        let Some((plan, brought)) = self.plans.get_mut(&operation) else {
+            return;
+        };
+        let brought = Arc::clone(brought);
+        let Some(Step { regions, share }) = plan.steps.get(step).cloned() else {
+            return;
+        };
+        plan.came_to(step, entry.seq, entry.at);
+        let mut revisions = std::mem::take(&mut plan.revisions);
+        for region in regions {
+            self.each(entry, operation, std::slice::from_ref(&region), |slot| {
+                let number = *revisions
+                    .entry(region.clone())
+                    .or_insert_with(|| brought.add(slot, entry.at, keep));
+                slot.share(number, share);
+            });
+        }
+        if let Some((plan, _)) = self.plans.get_mut(&operation) {
+            plan.revisions = revisions;
+        }
+    }
+
+    /// Stops the plan of an operation, if it runs and is the one.
+    fn stop_plan(&mut self, operation: Operation, why: &str, is: impl Fn(&Plan) -> bool) {
+        if let Some((plan, _)) = self.plans.get_mut(&operation)
+            && is(plan)
+        {
+            plan.stop(why.to_owned());
+        }
+    }
+
     fn each(
         &mut self,
         entry: &Entry,
         operation: Operation,
         regions: &[String],
-        change: impl Fn(&mut SlotState),
+        mut change: impl FnMut(&mut SlotState),
     ) {
         for region in regions {
             if let Some(slot) = self.slots.get_mut(&(region.clone(), operation)) {
@@ -322,8 +476,13 @@ impl State {
                 .slots
                 .iter()
                 .filter(|((_, other), _)| *other == operation);
-            let agreed: BTreeSet<Component> = others
-                .filter_map(|(_, slot)| Some(slot.revision(slot.active)?.component))
+            // With whichever signature was last in their order: any of them was taken.
+            let agreed: BTreeMap<(Component, Arc<Config>), Option<String>> = others
+                .filter_map(|(_, slot)| {
+                    let active = slot.revision(slot.active)?;
+                    let runs = (active.component, Arc::clone(&active.config));
+                    Some((runs, active.signature.clone()))
+                })
                 .collect();
             let mut slot = SlotState {
                 revisions: Vec::new(),
@@ -333,12 +492,26 @@ impl State {
                 changed: entry.seq,
                 next: 1,
             };
-            slot.add(Component::BuiltIn, entry, "", self.keep);
+            let built_in = Added {
+                component: Component::BuiltIn,
+                config: Arc::default(),
+                by: BUILT_IN.to_owned(),
+                note: String::new(),
+                signature: None,
+            };
+            slot.add(built_in, entry.at, self.keep);
             slot.activate(1);
-            if let (1, Some(Component::Deployed { .. })) = (agreed.len(), agreed.first())
-                && let Some(component) = agreed.first()
+            if let (1, Some(((component @ Component::Deployed { .. }, config), signature))) =
+                (agreed.len(), agreed.first_key_value())
             {
-                let number = slot.add(*component, entry, "as in all other regions", self.keep);
+                let added = Added {
+                    component: *component,
+                    config: Arc::clone(config),
+                    by: entry.actor.clone(),
+                    note: "as in all other regions".to_owned(),
+                    signature: signature.clone(),
+                };
+                let number = slot.add(added, entry.at, self.keep);
                 slot.activate(number);
             }
             self.slots.insert((region.to_owned(), operation), slot);

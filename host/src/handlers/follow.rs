@@ -105,9 +105,12 @@ impl Registry {
         let told = {
             let mut state = self.known.lock().await;
             let told = self.tell_verdicts(&mut state).await?;
-            if let Some(why) = self.read(&mut state).await? {
+            let stuck = self.read(&mut state).await?;
+            let mut known = self.stuck.lock();
+            if let Some(why) = stuck.as_ref().filter(|_| *known != stuck) {
                 tracing::error!(why, "what is deployed cannot be read any further");
             }
+            *known = stuck;
             told
         };
         self.apply().await;
@@ -115,7 +118,7 @@ impl Registry {
         self.condemned
             .lock()
             .retain(|verdict| !told.contains(verdict));
-        Ok(())
+        self.advance_plans().await
     }
 
     /// Every region of this host is in the ledger after it.
@@ -180,7 +183,7 @@ impl Registry {
             host: self.host.clone(),
             regions: self.regions().iter().map(|it| it.to_string()).collect(),
             applied: state.seq,
-            problems: self.problems.lock().values().cloned().collect(),
+            problems: self.problems(),
         };
         // A report wakes all hosts, this one too.
         let is_new = applied.said.as_ref() != Some(&report);
@@ -194,6 +197,16 @@ impl Registry {
             }
         }
         self.moved.notify_waiters();
+    }
+
+    /// What this host cannot do.
+    fn problems(&self) -> Vec<String> {
+        let stuck = self.stuck.lock().clone();
+        let problems = self.problems.lock();
+        stuck
+            .into_iter()
+            .chain(problems.values().cloned())
+            .collect()
     }
 
     /// Ends when hosts may have done something.
@@ -274,7 +287,7 @@ impl Registry {
             (false, _) => running.before.clone(),
             (true, Some(replaced)) if replaced == running.active.info().number => Some((
                 running.active.info().clone(),
-                Arc::clone(running.active.loaded()),
+                running.active.program().clone(),
             )),
             (true, _) => None,
         };
@@ -331,14 +344,14 @@ impl Registry {
         let region = slot / Operation::ALL.len();
         let wanted = state.revision(number);
         let wanted = wanted.ok_or((number, "it is not recorded".to_owned()))?;
-        let loaded = match &running.before {
+        let program = match &running.before {
             // Without compiling again.
-            Some((info, loaded)) if info.number == number => Ok(Arc::clone(loaded)),
+            Some((info, program)) if info.number == number => Ok(program.clone()),
             _ => self.load(operation, wanted).await,
         };
-        let loaded = loaded.map_err(|why| (number, why))?;
+        let program = program.map_err(|why| (number, why))?;
         let info = info(&self.regions()[region], operation, wanted);
-        Ok(self.revision(region, info, loaded))
+        Ok(self.revision(region, info, program))
     }
 
     /// Takes a revision out of its slot here, at once; the ledger is told next.
@@ -354,9 +367,9 @@ impl Registry {
             if running.canary.as_ref().is_some_and(|it| is(&it.revision)) {
                 running.canary = None;
             } else if is(&running.active)
-                && let Some((info, loaded)) = running.before.take()
+                && let Some((info, program)) = running.before.take()
             {
-                running.active = self.revision(region, info, loaded);
+                running.active = self.revision(region, info, program);
             } else {
                 return;
             }

@@ -6,12 +6,13 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use wasmtime::component::{InstancePre, TypedFunc};
+use wasmtime::component::TypedFunc;
 use wasmtime::{Store, UpdateDeadline};
 
 use super::answer::{self, Answer, BadAnswer};
 use super::engine::{ServingEngine, TICK};
 use super::error::CallError;
+use super::load::Program;
 use crate::cache::Decision;
 use crate::model::{Operation, Row};
 use crate::wit_host::bindings::tidepool::kv::types::{Failure, Request};
@@ -53,14 +54,14 @@ impl Instance {
     /// than `limits.wall`, or its `handle` has another signature.
     pub async fn new(
         engine: &ServingEngine,
-        pre: &InstancePre<Context>,
-        operation: Operation,
+        program: &Program,
         backends: Arc<Backends>,
         output: HandlerOutput,
         uses: u32,
     ) -> Result<Instance, CallError> {
         let limits = Arc::clone(engine.limits());
-        let context = Context::new(CallBounds::of(&limits), Some(backends), output);
+        let context = Context::new(CallBounds::of(&limits), Some(backends), output)
+            .with_config(Arc::clone(&program.config));
         let meter = Arc::clone(context.meter());
         let mut store = Store::new(engine.engine(), context);
         store.limiter(|context| context);
@@ -71,7 +72,7 @@ impl Instance {
         meter.reset(engine.now());
         let made = {
             let making = Metered {
-                call: pin!(pre.instantiate_async(&mut store)),
+                call: pin!(program.loaded.pre.instantiate_async(&mut store)),
                 meter: &meter,
                 engine,
             };
@@ -98,7 +99,7 @@ impl Instance {
             }
             Err(_) => return Err(CallError::WallDeadline(limits.wall.as_millis())),
         };
-        let handle = match operation {
+        let handle = match program.loaded.operation {
             Operation::Get => instance.get_typed_func(&mut store, EXPORT).map(Handle::Get),
             Operation::Put | Operation::Delete => instance
                 .get_typed_func(&mut store, EXPORT)

@@ -1,12 +1,14 @@
 //! What is deployed, for operators: every revision of every slot, and who did
 //! what.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 
+use super::planned::{Waits, waits};
 use super::registry::Registry;
 use super::revision::Revision;
 use super::table::index;
-use crate::deployments::{Component, Digest, Entry, LedgerError, Recorded, Share};
+use crate::deployments::{Component, Digest, Entry, LedgerError, Plan, Recorded, Share};
 use crate::model::{Operation, RevisionState};
 
 /// A revision, for operators.
@@ -30,6 +32,16 @@ pub struct Listed {
     pub counts: Option<(u64, u64)>,
     /// Why this host does not run it though it should.
     pub problem: Option<String>,
+}
+
+/// What is deployed, for operators.
+pub struct Listing {
+    /// All recorded revisions.
+    pub revisions: Vec<Listed>,
+    /// The last plan of each operation that has had one, and what it waits for.
+    pub plans: Vec<(Operation, Plan, Option<Waits>)>,
+    /// What hosts cannot do.
+    pub problems: Vec<String>,
 }
 
 impl Registry {
@@ -56,13 +68,14 @@ impl Registry {
         Ok(entries)
     }
 
-    /// All recorded revisions and what they are doing.
+    /// What is deployed, and what it does.
     ///
     /// # Errors
     ///
     /// The ledger cannot be read.
-    pub async fn list(&self) -> Result<Vec<Listed>, LedgerError> {
+    pub async fn list(&self) -> Result<Listing, LedgerError> {
         self.catch_up().await?;
+        let hosts = self.ledger.hosts().await?;
         let state = self.known.lock().await.clone();
         let running = self.table.all();
         let draining = self.draining.lock();
@@ -113,6 +126,15 @@ impl Registry {
                 });
             }
         }
-        Ok(listed)
+        let plans = state.plans().map(|(operation, plan)| {
+            let waits = waits(plan, &hosts, self.now_micros());
+            (operation, plan.clone(), waits)
+        });
+        let problems: BTreeSet<_> = hosts.iter().flat_map(|host| &host.problems).collect();
+        Ok(Listing {
+            revisions: listed,
+            plans: plans.collect(),
+            problems: problems.into_iter().cloned().collect(),
+        })
     }
 }

@@ -16,15 +16,20 @@ use super::compile::{Compiler, one_line};
 use super::compiled::CompiledCache;
 use super::engine::ServingEngine;
 use super::error::CallError;
+use super::secrets::SecretError;
 use super::selftest;
 use super::verify::{check_kind, check_world};
 use crate::deployments::Digest;
 use crate::model::Operation;
+use crate::wit_host::config::Values;
 use crate::wit_host::context::Context;
 use crate::wit_host::worlds;
 
 /// Components kept ready though no slot may run them.
 const RECENT: usize = 8;
+
+/// Configurations of a component that are remembered to have passed.
+const PASSED: usize = 16;
 
 /// Why bytes do not become a component that the operation can use.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -112,6 +117,9 @@ pub enum LoadError {
         /// For the log: trap and backtrace.
         detail: String,
     },
+    /// A secret of its configuration.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The host has no room, or no thread, for it now.
     #[error("the host cannot load the component now: {0}; try again")]
     Host(String),
@@ -128,6 +136,15 @@ pub struct Timings {
     pub self_test: Duration,
 }
 
+impl Timings {
+    /// With those of another time.
+    pub fn add(&mut self, other: Timings) {
+        self.verify += other.verify;
+        self.compile += other.compile;
+        self.self_test += other.self_test;
+    }
+}
+
 /// A component, compiled and linked for one operation.
 pub struct Loaded {
     /// Digest of its bytes.
@@ -138,6 +155,30 @@ pub struct Loaded {
     pub operation: Operation,
     /// Ready to be instantiated.
     pub pre: InstancePre<Context>,
+    /// The configurations with which it has passed its self-test last.
+    passed: Mutex<VecDeque<Arc<Values>>>,
+}
+
+impl Loaded {
+    fn has_passed(&self, config: &Values) -> bool {
+        self.passed.lock().iter().any(|it| **it == *config)
+    }
+
+    fn passes(&self, config: &Arc<Values>) {
+        let mut passed = self.passed.lock();
+        passed.push_front(Arc::clone(config));
+        passed.truncate(PASSED);
+    }
+}
+
+/// What a revision runs: a component, and the configuration that it passed its
+/// self-test with.
+#[derive(Clone)]
+pub struct Program {
+    /// The component.
+    pub loaded: Arc<Loaded>,
+    /// The configuration.
+    pub config: Arc<Values>,
 }
 
 /// A component that is being compiled, or how that has ended: all who ask for
@@ -201,14 +242,28 @@ impl Loader {
         &self.engine
     }
 
-    /// A component that is loaded for an operation.
-    pub fn loaded(&self, operation: Operation, digest: Digest) -> Option<Arc<Loaded>> {
+    /// A component that is loaded for an operation and has passed its self-test with
+    /// a configuration.
+    pub fn ready(
+        &self,
+        operation: Operation,
+        digest: Digest,
+        config: &Arc<Values>,
+    ) -> Option<Program> {
+        let loaded = self.loaded(operation, digest)?;
+        loaded.has_passed(config).then(|| Program {
+            loaded,
+            config: Arc::clone(config),
+        })
+    }
+
+    fn loaded(&self, operation: Operation, digest: Digest) -> Option<Arc<Loaded>> {
         let loaded = self.loaded.lock().get(&(digest, operation))?.upgrade()?;
         self.keep(&loaded);
         Some(loaded)
     }
 
-    /// Loads a component for an operation, or finds it loaded.
+    /// Loads a component for an operation with a configuration, or finds it loaded.
     ///
     /// # Errors
     ///
@@ -217,10 +272,11 @@ impl Loader {
         &self,
         operation: Operation,
         bytes: Bytes,
-    ) -> Result<(Arc<Loaded>, Timings), LoadError> {
+        config: &Arc<Values>,
+    ) -> Result<(Program, Timings), LoadError> {
         let mut timings = Timings::default();
-        let loaded = self.load_timed(operation, bytes, &mut timings).await?;
-        Ok((loaded, timings))
+        let loading = self.load_timed(operation, bytes, config, &mut timings);
+        Ok((loading.await?, timings))
     }
 
     /// As [`Loader::load`]; the times of the steps are known even when one of
@@ -233,38 +289,33 @@ impl Loader {
         &self,
         operation: Operation,
         bytes: Bytes,
+        config: &Arc<Values>,
         timings: &mut Timings,
-    ) -> Result<Arc<Loaded>, LoadError> {
+    ) -> Result<Program, LoadError> {
         check_kind(&bytes, self.max_bytes)?;
         let digest = Digest::of(&bytes);
-        if let Some(loaded) = self.loaded(operation, digest) {
-            return Ok(loaded);
+        if let Some(program) = self.ready(operation, digest, config) {
+            return Ok(program);
         }
-        let size = bytes.len();
-
-        let start = Stopwatch::now();
-        let component = self.component(digest, bytes).await;
-        timings.compile = start.elapsed();
-
-        let start = Stopwatch::now();
-        let pre = self.link(operation, &component?);
-        timings.verify = start.elapsed();
-
-        let loaded = Arc::new(Loaded {
-            digest,
-            size,
-            operation,
-            pre: pre?,
-        });
+        let made = match self.loaded(operation, digest) {
+            Some(loaded) => loaded,
+            None => self.link_timed(operation, digest, bytes, timings).await?,
+        };
         let one_at_a_time = self.testing.lock().await;
         // One who asked for the same at the same time may have got here first.
-        if let Some(loaded) = self.loaded(operation, digest) {
-            return Ok(loaded);
+        let loaded = self.loaded(operation, digest).unwrap_or(made);
+        let program = Program {
+            loaded: Arc::clone(&loaded),
+            config: Arc::clone(config),
+        };
+        if loaded.has_passed(config) {
+            return Ok(program);
         }
         let start = Stopwatch::now();
-        let passed = self.self_test(&loaded).await;
+        let passed = self.self_test(&program).await;
         timings.self_test = start.elapsed();
         passed?;
+        loaded.passes(config);
 
         let mut all = self.loaded.lock();
         all.retain(|_, loaded| loaded.strong_count() > 0);
@@ -272,7 +323,32 @@ impl Loader {
         drop(all);
         drop(one_at_a_time);
         self.keep(&loaded);
-        Ok(loaded)
+        Ok(program)
+    }
+
+    /// A component that is compiled, or was, and linked.
+    async fn link_timed(
+        &self,
+        operation: Operation,
+        digest: Digest,
+        bytes: Bytes,
+        timings: &mut Timings,
+    ) -> Result<Arc<Loaded>, LoadError> {
+        let size = bytes.len();
+        let start = Stopwatch::now();
+        let component = self.component(digest, bytes).await;
+        timings.compile = start.elapsed();
+
+        let start = Stopwatch::now();
+        let pre = self.link(operation, &component?);
+        timings.verify = start.elapsed();
+        Ok(Arc::new(Loaded {
+            digest,
+            size,
+            operation,
+            pre: pre?,
+            passed: Mutex::default(),
+        }))
     }
 
     /// Moves a component to the front of the recent ones.
@@ -345,9 +421,9 @@ impl Loader {
             .map_err(|error| LoadError::ImportMismatch(one_line(&format!("{error:#}"))))
     }
 
-    async fn self_test(&self, loaded: &Loaded) -> Result<(), LoadError> {
-        let operation = loaded.operation;
-        selftest::run(&self.engine, loaded)
+    async fn self_test(&self, program: &Program) -> Result<(), LoadError> {
+        let operation = program.loaded.operation;
+        selftest::run(&self.engine, program)
             .await
             .map_err(|error| match error {
                 CallError::Overloaded => LoadError::Host(error.to_string()),

@@ -55,21 +55,23 @@ const GIVE: &str = "cat ${0%/*}/code";
 
 #[tokio::test]
 async fn however_many_ask_it_is_compiled_once() {
+    let plain = Arc::default();
     let get = component(Operation::Get);
     let (loader, folder) = scripted(GIVE, &get, None);
-    let all = join_all((0..20).map(|_| loader.load(Operation::Get, get.clone()))).await;
+    let all = join_all((0..20).map(|_| loader.load(Operation::Get, get.clone(), &plain))).await;
     let all: Vec<_> = all.into_iter().map(|loaded| loaded.unwrap().0).collect();
-    assert!(all.iter().all(|loaded| Arc::ptr_eq(loaded, &all[0])));
+    assert!(all.iter().all(|it| Arc::ptr_eq(&it.loaded, &all[0].loaded)));
     assert_eq!(runs(&folder), 1);
-    loader.load(Operation::Get, get).await.unwrap();
+    loader.load(Operation::Get, get, &plain).await.unwrap();
     assert_eq!(runs(&folder), 1);
 }
 
 #[tokio::test]
 async fn a_failure_is_shared_and_not_remembered() {
+    let plain = Arc::default();
     let get = component(Operation::Get);
     let (loader, folder) = scripted("echo no >&2; exit 1", &get, None);
-    let all = join_all((0..20).map(|_| loader.load(Operation::Get, get.clone()))).await;
+    let all = join_all((0..20).map(|_| loader.load(Operation::Get, get.clone(), &plain))).await;
     for loaded in all {
         let Err(error) = loaded else {
             panic!("it was loaded");
@@ -77,18 +79,19 @@ async fn a_failure_is_shared_and_not_remembered() {
         assert!(matches!(error, LoadError::Invalid(_)), "{error}");
     }
     assert_eq!(runs(&folder), 1);
-    assert!(loader.load(Operation::Get, get).await.is_err());
+    assert!(loader.load(Operation::Get, get, &plain).await.is_err());
     assert_eq!(runs(&folder), 2);
 }
 
 #[tokio::test]
 async fn when_one_gives_up_another_goes_on() {
+    let plain = Arc::default();
     let get = component(Operation::Get);
     // The first run does not end.
     let script = format!("[ $(wc -l < ${{0%/*}}/runs) = 1 ] && exec sleep 600; {GIVE}");
     let (loader, folder) = scripted(&script, &get, None);
-    let mut first = Box::pin(loader.load(Operation::Get, get.clone()));
-    let mut second = Box::pin(loader.load(Operation::Get, get.clone()));
+    let mut first = Box::pin(loader.load(Operation::Get, get.clone(), &plain));
+    let mut second = Box::pin(loader.load(Operation::Get, get.clone(), &plain));
     let started = async {
         while runs(&folder) == 0 {
             tokio::task::yield_now().await;
@@ -107,18 +110,22 @@ async fn when_one_gives_up_another_goes_on() {
 
 #[tokio::test]
 async fn what_was_compiled_does_not_wait_for_what_is_being_compiled() {
+    let plain = Arc::default();
     let (get, put) = (component(Operation::Get), component(Operation::Put));
     let data = tempfile::tempdir().unwrap();
     let (loader, _folder) = scripted(GIVE, &get, Some(data.path()));
-    loader.load(Operation::Get, get.clone()).await.unwrap();
+    loader
+        .load(Operation::Get, get.clone(), &plain)
+        .await
+        .unwrap();
     drop(loader);
     let (loader, folder) = scripted("exec sleep 600", &get, Some(data.path()));
-    let mut endless = Box::pin(loader.load(Operation::Put, put));
+    let mut endless = Box::pin(loader.load(Operation::Put, put, &plain));
     let found = async {
         while runs(&folder) == 0 {
             tokio::task::yield_now().await;
         }
-        loader.load(Operation::Get, get).await.unwrap();
+        loader.load(Operation::Get, get, &plain).await.unwrap();
     };
     tokio::select! {
         _ = &mut endless => panic!("it ended"),
@@ -129,11 +136,15 @@ async fn what_was_compiled_does_not_wait_for_what_is_being_compiled() {
 
 #[tokio::test]
 async fn a_damaged_file_is_compiled_again_and_replaced() {
+    let plain = Arc::default();
     let get = component(Operation::Get);
     let data = tempfile::tempdir().unwrap();
     let load = async |expected| {
         let (loader, folder) = scripted(GIVE, &get, Some(data.path()));
-        loader.load(Operation::Get, get.clone()).await.unwrap();
+        loader
+            .load(Operation::Get, get.clone(), &plain)
+            .await
+            .unwrap();
         assert_eq!(runs(&folder), expected);
     };
     load(1).await;

@@ -5,7 +5,8 @@
 //! [`engine`]) unless they have been ([`compiled`]) and calls them once
 //! ([`selftest`]), and the ledger keeps the event (`deployments`). `follow`
 //! reads the ledger, on this host and on every other, and swaps the [`table`] of
-//! the [`registry`].
+//! the [`registry`]; [`planned`] lets a plan go on, and [`secrets`] has what a
+//! configuration refers to.
 //! The walk of a request: the table gives the slot's [`revision`], that takes an
 //! [`instance`] through the slot's door ([`slot`]), the component's answer is
 //! checked ([`answer`]) and counted ([`health`]): a revision that does worse than
@@ -21,10 +22,12 @@ pub mod health;
 pub mod instance;
 pub mod listing;
 pub mod load;
+pub mod planned;
 mod pool;
 pub mod registry;
 pub mod revision;
 pub mod rollout;
+pub mod secrets;
 pub mod selftest;
 pub mod slot;
 pub mod table;

@@ -11,15 +11,17 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use super::follow::{Applied, HOST};
-use super::load::{LoadError, Loaded, Loader};
+use super::load::{LoadError, Loader, Program};
 use super::revision::{Revision, RevisionInfo, Verdict};
+use super::secrets::Secrets;
 use super::slot::Slot;
 use super::table::{Running, Table, index};
 use crate::clock::{Clock, Entropy};
 use crate::config::Handlers;
-use crate::deployments::{Component, Digest, Ledger, LedgerError, Recorded, State};
+use crate::deployments::{Component, Config, Digest, Ledger, LedgerError, Recorded, State};
 use crate::model::Operation;
 use crate::trust::signature::TrustedKeys;
+use crate::wit_host::config::Values;
 use crate::wit_host::context::Backends;
 
 /// The handlers inside the binary, in the order of [`Operation::ALL`].
@@ -50,10 +52,13 @@ pub struct Registry {
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) settings: Handlers,
     trusted: Arc<TrustedKeys>,
+    secrets: Arc<Secrets>,
     /// What the ledger says, as far as it was read.
     pub(super) known: tokio::sync::Mutex<State>,
     /// Why a slot does not run what it should, by slot.
     pub(super) problems: Mutex<BTreeMap<usize, String>>,
+    /// Why the ledger cannot be read any further.
+    pub(super) stuck: Mutex<Option<String>>,
     /// Verdicts that the ledger does not have yet.
     pub(super) condemned: Mutex<Vec<Verdict>>,
     /// At most one for each revision on trial.
@@ -83,6 +88,8 @@ pub struct RegistryParts {
     pub settings: Handlers,
     /// Whose components are taken.
     pub trusted: Arc<TrustedKeys>,
+    /// What handlers may be given.
+    pub secrets: Secrets,
     /// The time of failures.
     pub clock: Arc<dyn Clock>,
     /// Chance.
@@ -105,6 +112,7 @@ impl Registry {
             ledger,
             settings,
             trusted,
+            secrets,
             clock,
             entropy,
         } = parts;
@@ -127,7 +135,9 @@ impl Registry {
             known: tokio::sync::Mutex::new(State::new(settings.keep_revisions)),
             settings,
             trusted,
+            secrets: Arc::new(secrets),
             problems: Mutex::default(),
+            stuck: Mutex::default(),
             condemned: Mutex::default(),
             judged,
             verdicts: Mutex::new(Some(verdicts)),
@@ -156,7 +166,7 @@ impl Registry {
         let wanted = slot.and_then(|slot| slot.revision(slot.active));
         let found = match wanted {
             Some(wanted) => match self.load(operation, wanted).await {
-                Ok(loaded) => Some((info(&self.regions[region], operation, wanted), loaded)),
+                Ok(program) => Some((info(&self.regions[region], operation, wanted), program)),
                 Err(why) => {
                     self.problem(index(region, operation), wanted.number, &why);
                     None
@@ -164,11 +174,12 @@ impl Registry {
             },
             None => None,
         };
-        let (info, loaded) = match found {
+        let (info, program) = match found {
             Some(found) => found,
             None => {
                 let built_in = Bytes::from_static(self.defaults[operation as usize]);
-                let (loaded, _) = self.loader.load(operation, built_in).await?;
+                let config = Arc::default();
+                let (program, _) = self.loader.load(operation, built_in, &config).await?;
                 let info = RevisionInfo {
                     region: Arc::clone(&self.regions[region]),
                     operation,
@@ -176,11 +187,11 @@ impl Registry {
                     deployed_at: 0,
                     deployed_by: HOST.to_owned(),
                 };
-                (info, loaded)
+                (info, program)
             }
         };
         Ok(Running {
-            active: self.revision(region, info, loaded),
+            active: self.revision(region, info, program),
             canary: None,
             before: None,
         })
@@ -195,15 +206,17 @@ impl Registry {
         &self,
         operation: Operation,
         wanted: &Recorded,
-    ) -> Result<Arc<Loaded>, String> {
+    ) -> Result<Program, String> {
+        let config = self.resolve(&wanted.config).await;
+        let config = Arc::new(config.map_err(|error| error.to_string())?);
         let bytes = match wanted.component {
             Component::BuiltIn => Bytes::from_static(self.defaults[operation as usize]),
             Component::Deployed { digest, .. } => {
                 // Where nobody's signature matters it need not be fetched.
                 if !self.trusted.required()
-                    && let Some(loaded) = self.loader.loaded(operation, digest)
+                    && let Some(program) = self.loader.ready(operation, digest, &config)
                 {
-                    return Ok(loaded);
+                    return Ok(program);
                 }
                 let bytes = self.ledger.component(digest).await;
                 let bytes = bytes.map_err(|error| error.to_string())?;
@@ -211,8 +224,20 @@ impl Registry {
                 bytes
             }
         };
-        let loaded = self.loader.load(operation, bytes).await;
+        let loaded = self.loader.load(operation, bytes, &config).await;
         Ok(loaded.map_err(|error| error.to_string())?.0)
+    }
+
+    /// What a component reads of a configuration.
+    pub(super) async fn resolve(&self, config: &Arc<Config>) -> Result<Values, LoadError> {
+        if config.iter().next().is_none() {
+            return Ok(Values::default());
+        }
+        let (secrets, config) = (Arc::clone(&self.secrets), Arc::clone(config));
+        let reading = move || secrets.resolve(&config);
+        let read = tokio::task::spawn_blocking(reading).await;
+        let broke = |error| LoadError::Host(format!("reading secrets broke off: {error}"));
+        Ok(read.map_err(broke)??)
     }
 
     /// Whoever took the component in has other keys than this host, perhaps.
@@ -255,11 +280,11 @@ impl Registry {
         &self,
         region: usize,
         info: RevisionInfo,
-        loaded: Arc<Loaded>,
+        program: Program,
     ) -> Arc<Revision> {
         Arc::new(Revision::new(
             info.clone(),
-            loaded,
+            program,
             Arc::clone(&self.slots[index(region, info.operation)]),
             Arc::clone(&self.backends[region]),
             self.loader.engine().clone(),
@@ -291,8 +316,8 @@ impl Registry {
 
     /// What ran before the active revision, to ask it for another opinion.
     pub fn predecessor(&self, region: usize, operation: Operation) -> Option<Arc<Revision>> {
-        let (info, loaded) = self.running(region, operation).before?;
-        Some(self.revision(region, info, loaded))
+        let (info, program) = self.running(region, operation).before?;
+        Some(self.revision(region, info, program))
     }
 
     /// The digest of the handler that comes with this host.

@@ -14,7 +14,7 @@ use super::engine::{ServingEngine, TICK};
 use super::error::CallError;
 use super::health::{self, Health};
 use super::instance::Instance;
-use super::load::Loaded;
+use super::load::{Loaded, Program};
 use super::pool::Pool;
 use super::slot::Slot;
 use crate::cache::Decision;
@@ -77,7 +77,7 @@ pub struct RevisionInfo {
 /// See the head of this file.
 pub struct Revision {
     info: RevisionInfo,
-    loaded: Arc<Loaded>,
+    program: Program,
     slot: Arc<Slot>,
     backends: Arc<Backends>,
     engine: ServingEngine,
@@ -95,7 +95,7 @@ impl Revision {
     /// A revision with no instance yet.
     pub fn new(
         info: RevisionInfo,
-        loaded: Arc<Loaded>,
+        program: Program,
         slot: Arc<Slot>,
         backends: Arc<Backends>,
         engine: ServingEngine,
@@ -105,7 +105,7 @@ impl Revision {
         Revision {
             pool: Pool::new(slot.settings().idle_instances),
             info,
-            loaded,
+            program,
             slot,
             backends,
             engine,
@@ -126,7 +126,12 @@ impl Revision {
 
     /// Its component.
     pub fn loaded(&self) -> &Arc<Loaded> {
-        &self.loaded
+        &self.program.loaded
+    }
+
+    /// Its component and configuration.
+    pub fn program(&self) -> &Program {
+        &self.program
     }
 
     /// Calls so far, and how many of them failed through the component.
@@ -253,8 +258,7 @@ impl Revision {
             None => {
                 let made = Instance::new(
                     &self.engine,
-                    &self.loaded.pre,
-                    self.info.operation,
+                    &self.program,
                     Arc::clone(&self.backends),
                     self.output(),
                     self.uses(),
@@ -328,7 +332,7 @@ impl Revision {
                 region = &*self.info.region,
                 operation = %self.info.operation,
                 revision = self.info.number,
-                digest = %self.loaded.digest,
+                digest = %self.program.loaded.digest,
                 backtrace,
                 "the handler failed: {what}"
             );

@@ -2,6 +2,7 @@
 //! running it: checked and loaded here, kept in the ledger, decided against what
 //! the ledger says at that moment, and waited for until all hosts have done it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant as Stopwatch};
 
 use base64::Engine as _;
@@ -12,7 +13,8 @@ use super::load::{LoadError, Timings};
 use super::registry::Registry;
 use crate::config::Secret;
 use crate::deployments::{
-    AppendError, Command, Digest, HostReport, LedgerError, NewEntry, Refusal, Share, State,
+    AppendError, Candidate, Command, ConfigChange, Digest, HostReport, LedgerError, NewEntry,
+    Outline, Plan, Refusal, Share, State,
 };
 use crate::model::{Operation, RevisionState};
 use crate::trust::token::{self, CreateError, Scope, TokenError, TokenRecord};
@@ -32,19 +34,51 @@ pub struct Actor {
     pub source: String,
 }
 
+/// Where a component is to go, and for which keys.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Rollout {
+    /// At once.
+    Now {
+        /// The regions; without, all.
+        regions: Option<Vec<String>>,
+        /// The keys that it gets.
+        share: Share,
+    },
+    /// Step by step.
+    Planned {
+        /// The steps.
+        outline: Outline,
+        /// The pause after each.
+        pause: Duration,
+    },
+}
+
+impl Rollout {
+    /// The regions that it is for, now or later; without, all.
+    pub fn regions(&self) -> Option<Vec<String>> {
+        match self {
+            Rollout::Now { regions, .. } => regions.clone(),
+            Rollout::Planned { outline, .. } => match outline.regions() {
+                (_, true) => None,
+                (named, false) => Some(named),
+            },
+        }
+    }
+}
+
 /// A component that is to be deployed.
 #[derive(Clone, Debug)]
 pub struct Upload {
     /// The operation.
     pub operation: Operation,
-    /// The regions; without, all.
-    pub regions: Option<Vec<String>>,
+    /// Where, and for which keys.
+    pub rollout: Rollout,
+    /// What changes of the configuration.
+    pub config: ConfigChange,
     /// The component.
     pub component: Bytes,
     /// The digest that the client has sent, if it has.
     pub announced: Option<Digest>,
-    /// The keys that it gets.
-    pub share: Share,
     /// What else there is to say.
     pub note: String,
     /// The signature that came with it: a file of `ssh-keygen -Y sign`.
@@ -116,6 +150,8 @@ pub struct Deployed {
     pub total: Duration,
     /// Region by region.
     pub slots: Vec<Swapped>,
+    /// The plan that goes on with it, if there is one.
+    pub plan: Option<Plan>,
     /// What hosts say of what they cannot do.
     pub problems: Vec<String>,
 }
@@ -130,10 +166,10 @@ impl Registry {
         let start = Stopwatch::now();
         let Upload {
             operation,
-            regions,
+            rollout,
+            config,
             component,
             announced,
-            share,
             note,
             signature,
         } = upload;
@@ -145,25 +181,44 @@ impl Registry {
             });
         }
         self.catch_up().await?;
-        let since = {
+        let (since, configs) = {
             let state = self.known.lock().await;
             // What does not exist is said before anything is compiled.
-            state.targets(operation, regions.as_deref())?;
-            state.seq
+            let targets = match &rollout {
+                Rollout::Now { regions, .. } => state.targets(operation, regions.as_deref())?,
+                Rollout::Planned { outline, .. } => state.planned(operation, outline)?,
+            };
+            (state.seq, State::configs(&targets, &config)?)
         };
         let size = component.len();
-        let (_loaded, timings) = self.loader.load(operation, component.clone()).await?;
+        let mut timings = Timings::default();
+        for config in configs {
+            let config = Arc::new(self.resolve(&config).await?);
+            let loading = self.loader.load(operation, component.clone(), &config);
+            timings.add(loading.await?.1);
+        }
         // The handler that comes with this host too: others come with another.
         self.ledger.put_component(digest, component).await?;
-        let command = Command::Deploy {
+        let candidate = Candidate {
             operation,
-            regions,
             digest,
             size: size as u64,
-            share,
+            config,
             note,
             signature: signature.map(|signature| BASE64.encode(signature)),
             since,
+        };
+        let command = match rollout {
+            Rollout::Now { regions, share } => Command::Deploy {
+                candidate,
+                regions,
+                share,
+            },
+            Rollout::Planned { outline, pause } => Command::Plan {
+                candidate,
+                outline,
+                pause,
+            },
         };
         let (slots, problems) = self.command(&command, by, start).await?;
         Ok(Deployed {
@@ -172,6 +227,10 @@ impl Registry {
             timings,
             total: start.elapsed(),
             slots,
+            plan: match command {
+                Command::Plan { .. } => self.known.lock().await.plan(operation).cloned(),
+                _ => None,
+            },
             problems,
         })
     }
@@ -189,11 +248,11 @@ impl Registry {
         start: Stopwatch,
     ) -> Result<(Vec<Swapped>, Vec<String>), DeployError> {
         let (before, after) = self.append(command, by).await?;
-        let Some((operation, regions)) = command.subject() else {
+        let Some((operation, regions)) = command.subject(&after) else {
             return Ok((Vec::new(), Vec::new()));
         };
         let mut slots = Vec::new();
-        for (region, slot) in after.targets(operation, regions)? {
+        for (region, slot) in after.targets(operation, regions.as_deref())? {
             let was = before.slot(region, operation);
             let (revision, share) = match slot.canary {
                 Some((number, share)) => (number, Some(share)),
@@ -407,7 +466,7 @@ impl Registry {
 
 /// Whether all hosts of a region, and there is one, have done what the ledger says
 /// up to an entry.
-fn region_has_done(hosts: &[HostReport], region: &str, seq: u64) -> bool {
+pub(super) fn region_has_done(hosts: &[HostReport], region: &str, seq: u64) -> bool {
     let mut its = hosts
         .iter()
         .filter(|host| host.regions.iter().any(|it| it == region));
@@ -419,20 +478,29 @@ fn region_has_done(hosts: &[HostReport], region: &str, seq: u64) -> bool {
 }
 
 impl Command {
-    /// What it is about.
-    fn subject(&self) -> Option<(Operation, Option<&[String]>)> {
+    /// What it was about, by what has come of it.
+    fn subject(&self, after: &State) -> Option<(Operation, Option<Vec<String>>)> {
         match self {
-            Command::CreateToken { .. } | Command::RevokeToken { .. } => None,
-            Command::Deploy {
-                operation, regions, ..
+            // What a plan comes to is looked at by whoever waits for it.
+            Command::CreateToken { .. } | Command::RevokeToken { .. } | Command::Advance { .. } => {
+                None
             }
-            | Command::Promote {
+            Command::Plan { candidate, .. } => {
+                let plan = after.plan(candidate.operation);
+                let step = plan.and_then(Plan::current);
+                let regions = step.map(|step| step.regions.clone());
+                Some((candidate.operation, regions))
+            }
+            Command::Deploy {
+                candidate, regions, ..
+            } => Some((candidate.operation, regions.clone())),
+            Command::Promote {
                 operation, regions, ..
             }
             | Command::Abort { operation, regions }
             | Command::Rollback {
                 operation, regions, ..
-            } => Some((*operation, regions.as_deref())),
+            } => Some((*operation, regions.clone())),
         }
     }
 

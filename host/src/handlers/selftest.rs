@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::engine::ServingEngine;
 use super::error::CallError;
 use super::instance::Instance;
-use super::load::Loaded;
+use super::load::Program;
 use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
 use crate::clock::{Clock, SystemClock, SystemEntropy};
 use crate::log::{AppendError, Change, Log, ReadError, Receipt, WriteId};
@@ -31,10 +31,10 @@ pub const KEY: &str = "tidepool-self-test";
 ///
 /// It trapped, passed a limit, or answered `internal` or something that
 /// cannot be sent.
-pub async fn run(engine: &ServingEngine, loaded: &Loaded) -> Result<(), CallError> {
+pub async fn run(engine: &ServingEngine, program: &Program) -> Result<(), CallError> {
     let backends = backends()?;
-    let mut instance = instance(engine, loaded, Arc::clone(&backends)).await?;
-    let failure = match loaded.operation {
+    let mut instance = instance(engine, program, Arc::clone(&backends)).await?;
+    let failure = match program.loaded.operation {
         // The first finds the key in the log, the second in the cache.
         Operation::Get => match get(&mut instance, &backends).await? {
             None => get(&mut instance, &backends).await?,
@@ -66,13 +66,12 @@ pub async fn run(engine: &ServingEngine, loaded: &Loaded) -> Result<(), CallErro
 
 async fn instance(
     engine: &ServingEngine,
-    loaded: &Loaded,
+    program: &Program,
     backends: Arc<Backends>,
 ) -> Result<Instance, CallError> {
     Instance::new(
         engine,
-        &loaded.pre,
-        loaded.operation,
+        program,
         backends,
         HandlerOutput::new(|line| tracing::info!(target: "handler", "self-test: {line}")),
         u32::MAX,

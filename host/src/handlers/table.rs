@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
-use super::load::Loaded;
+use super::load::Program;
 use super::revision::{Revision, RevisionInfo};
 use crate::deployments::{Digest, Share};
 use crate::model::Operation;
@@ -30,7 +30,7 @@ pub struct Running {
     /// The canary.
     pub canary: Option<Canary>,
     /// What ran before the active one, in this process: ready to run again.
-    pub before: Option<(RevisionInfo, Arc<Loaded>)>,
+    pub before: Option<(RevisionInfo, Program)>,
 }
 
 impl Running {

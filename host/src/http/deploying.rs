@@ -4,32 +4,30 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant as Stopwatch};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use http::header::{HeaderMap, HeaderName};
 use http::{Request, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming as HttpBody};
 
 use super::authority::Who;
 use super::body::read_body;
 use super::documents::{
-    AuditEntry, AuditList, Deployed, DeployedSlot, HandlerList, HandlerRevision, RolledBack,
-    RolledBackSlot, Timings,
+    AuditEntry, AuditList, Deployed, DeployedSlot, HandlerList, HandlerRevision, PlanState,
+    PlanStatus, RolledBack, RolledBackSlot, Timings,
 };
 use super::query::Query;
 use super::respond::{self, Answer, Kind, Problem};
 use super::signed;
-use crate::deployments::{Command, Digest, LedgerError, Refusal, Share};
+use super::upload::{known, said, share};
+use crate::deployments::plan::{Ending, Step};
+use crate::deployments::{Command, LedgerError, Plan, Refusal, Share};
 use crate::handlers::listing::Listed;
 use crate::handlers::load::LoadError;
+use crate::handlers::planned::Waits;
 use crate::handlers::registry::Registry;
-use crate::handlers::rollout::{DeployError, Swapped, Upload};
+use crate::handlers::rollout::{DeployError, Swapped};
 use crate::model::Operation;
 use crate::trust::signature::TrustedKeys;
 use crate::trust::token::CreateError;
 use crate::wit_host::log::rfc3339;
-
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
 /// Entries of the audit trail that one answer has at most, and unless asked.
 const MAX_AUDIT: usize = 1000;
@@ -57,8 +55,16 @@ impl Change {
 
 /// `GET /v1/handlers`
 pub(super) async fn list(registry: &Registry) -> Result<Answer, Problem> {
-    let handlers = registry.list().await?.into_iter().map(listed).collect();
-    Ok(respond::json(StatusCode::OK, &HandlerList { handlers }))
+    let listing = registry.list().await?;
+    let plans = listing.plans.into_iter();
+    let document = HandlerList {
+        handlers: listing.revisions.into_iter().map(listed).collect(),
+        plans: plans
+            .map(|(operation, plan, waits)| planned(operation, &plan, waits))
+            .collect(),
+        problems: listing.problems,
+    };
+    Ok(respond::json(StatusCode::OK, &document))
 }
 
 /// `POST /v1/handlers/{operation}`
@@ -73,7 +79,9 @@ pub(super) async fn deploy(
     let unread = !request.body().is_end_stream();
     let said = said(operation, &request);
     let mut upload = said.map_err(|problem| problem.close(unread))?;
-    who.may_deploy(upload.operation, upload.regions.as_deref())
+    let regions = upload.rollout.regions();
+    let slots_of = upload.operation;
+    who.may_deploy(slots_of, regions.as_deref())
         .map_err(|problem| problem.close(unread))?;
     let signature = signed::of(request.headers(), trusted);
     let signature = signature.map_err(|error| Problem::from(error).close(unread))?;
@@ -95,6 +103,7 @@ pub(super) async fn deploy(
             total_ms: millis(done.total),
         },
         slots: done.slots.into_iter().map(deployed_slot).collect(),
+        plan: done.plan.map(|plan| planned(slots_of, &plan, None)),
         problems: done.problems,
     };
     Ok(respond::json(StatusCode::OK, &document))
@@ -178,33 +187,25 @@ fn shown(body: &str) -> serde_json::Value {
     event
 }
 
-/// What a deploy says before its component.
-fn said(operation: &str, request: &Request<HttpBody>) -> Result<Upload, Problem> {
-    let operation = known(operation)?;
-    let query = Query::of(request.uri(), &["region", "canary"])?;
-    Ok(Upload {
-        operation,
-        regions: query.list("region"),
-        component: bytes::Bytes::new(),
-        announced: announced(request.headers())?,
-        share: share(&query, "canary")?.unwrap_or(Share::ALL),
-        note: String::new(),
-        signature: None,
-    })
-}
-
-fn share(query: &Query, name: &str) -> Result<Option<Share>, Problem> {
-    let Some(text) = query.text(name) else {
-        return Ok(None);
+fn planned(operation: Operation, plan: &Plan, waits: Option<Waits>) -> PlanStatus {
+    let state = match &plan.ended {
+        None => PlanState::Running,
+        Some(Ending::Done) => PlanState::Done,
+        Some(Ending::Stopped(_)) => PlanState::Stopped,
     };
-    match Share::parse(text) {
-        Some(share) => Ok(Some(share)),
-        None => Err(Problem::new(
-            Kind::BadRequest,
-            format!(
-                "query parameter {name:?}: {text:?} is no share of the keys; write 0.01% to 100%"
-            ),
-        )),
+    let why = match (&plan.ended, &waits) {
+        (Some(Ending::Stopped(why)), _) | (None, Some(Waits::ForHosts(why))) => Some(why.clone()),
+        _ => None,
+    };
+    PlanStatus {
+        operation: operation.name().to_owned(),
+        plan: plan.number,
+        state,
+        step: plan.step + 1,
+        steps: plan.steps.iter().map(Step::to_string).collect(),
+        pause: humantime::format_duration(plan.pause).to_string(),
+        next_at: plan.due_micros().map(rfc3339),
+        why,
     }
 }
 
@@ -222,35 +223,6 @@ fn deployed_slot(slot: Swapped) -> DeployedSlot {
 impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Problem {
         Problem::new(Kind::Unavailable, error.to_string())
-    }
-}
-
-fn known(operation: &str) -> Result<Operation, Problem> {
-    Operation::parse(operation).ok_or_else(|| {
-        let detail =
-            format!("there is no operation {operation:?}; there are get, put, delete and hydrate");
-        Problem::new(Kind::NoSuchPath, detail)
-    })
-}
-
-/// The SHA-256 in `Content-Digest` (RFC 9530).
-fn announced(headers: &HeaderMap) -> Result<Option<Digest>, Problem> {
-    let Some(value) = headers.get(CONTENT_DIGEST) else {
-        return Ok(None);
-    };
-    let digest = value.to_str().ok().and_then(|text| {
-        let member = text
-            .split(',')
-            .map(str::trim)
-            .find_map(|member| member.strip_prefix("sha-256=:"))?;
-        Digest::from_bytes(&BASE64.decode(member.strip_suffix(':')?).ok()?)
-    });
-    match digest {
-        Some(digest) => Ok(Some(digest)),
-        None => Err(Problem::new(
-            Kind::BadRequest,
-            "header Content-Digest: send sha-256=:<base64 of 32 bytes>: (RFC 9530), or leave it out",
-        )),
     }
 }
 
@@ -277,6 +249,11 @@ fn listed(listed: Listed) -> HandlerRevision {
         deployed_by: recorded.by,
         state: listed.state,
         share: listed.share.map(|share| share.to_string()),
+        config: recorded
+            .config
+            .iter()
+            .map(|(name, is)| (name.to_owned(), is.clone()))
+            .collect(),
         calls,
         failures,
         note: Some(note).filter(|note| !note.is_empty()),
@@ -296,6 +273,7 @@ impl From<DeployError> for Problem {
             }
             DeployError::Token(CreateError::Randomness(_)) => Kind::Unavailable,
             DeployError::Token(_) => Kind::BadRequest,
+            DeployError::Refused(Refusal::Config { .. }) => Kind::BadRequest,
             DeployError::Refused(_) | DeployError::TooOld(_) => Kind::Conflict,
             DeployError::DigestMismatch { .. } => Kind::BadRequest,
             DeployError::OutcomeUnknown(_) => Kind::OutcomeUnknown,
@@ -308,30 +286,5 @@ impl From<DeployError> for Problem {
             DeployError::Load(_) => Kind::Unprocessable,
         };
         Problem::new(kind, detail)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let pairs = pairs.iter().map(|(name, value)| {
-            let value = http::HeaderValue::from_static(value);
-            (HeaderName::from_static(name), value)
-        });
-        pairs.collect()
-    }
-
-    #[test]
-    fn a_content_digest_is_32_bytes_of_base64() {
-        let digest = Digest::of(b"x");
-        let text: &'static str = format!("sha-256=:{}:", BASE64.encode(digest.as_bytes())).leak();
-        assert_eq!(
-            announced(&headers(&[("content-digest", text)])).unwrap(),
-            Some(digest)
-        );
-        assert!(announced(&headers(&[("content-digest", "sha-256=:AAAA:")])).is_err());
-        assert_eq!(announced(&HeaderMap::new()).unwrap(), None);
     }
 }

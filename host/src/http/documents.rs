@@ -2,8 +2,11 @@
 //! writes them and the command line reads them. A reader passes over members
 //! that it does not know, so that they may be added.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+pub use crate::deployments::config::Setting;
 pub use crate::model::RevisionState;
 
 /// The answer to a deployment: `POST /v1/handlers/{operation}`.
@@ -19,6 +22,9 @@ pub struct Deployed {
     pub timings: Timings,
     /// What the slots run now.
     pub slots: Vec<DeployedSlot>,
+    /// The plan that goes on with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanStatus>,
     /// What hosts say of what they cannot run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
@@ -159,6 +165,47 @@ pub struct Token {
 pub struct HandlerList {
     /// All revisions of all slots.
     pub handlers: Vec<HandlerRevision>,
+    /// The last plan of each operation that has had one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plans: Vec<PlanStatus>,
+    /// What hosts say of what they cannot do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// A plan, as far as it is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlanStatus {
+    /// The operation.
+    pub operation: String,
+    /// The number of the entry in the audit trail that it began with.
+    pub plan: u64,
+    /// Whether it goes on.
+    pub state: PlanState,
+    /// The step that it has come to, counted from 1.
+    pub step: usize,
+    /// All its steps, in words.
+    pub steps: Vec<String>,
+    /// The pause after each, as in `5m`.
+    pub pause: String,
+    /// When the next may begin: RFC 3339, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<String>,
+    /// Why it was stopped, or what it waits for beside its pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// Whether a plan goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlanState {
+    /// It does.
+    Running,
+    /// Its last step has begun.
+    Done,
+    /// It was stopped.
+    Stopped,
 }
 
 /// One revision of one slot.
@@ -183,6 +230,9 @@ pub struct HandlerRevision {
     /// The keys that it gets, as a canary: a percentage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<String>,
+    /// Its configuration; of a secret only where it is.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, Setting>,
     /// Calls since the host started.
     pub calls: u64,
     /// How many of them trapped or went over a limit.

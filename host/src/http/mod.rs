@@ -22,3 +22,4 @@ pub(crate) mod signed;
 pub(crate) mod socket;
 pub mod tls;
 mod tokens;
+mod upload;

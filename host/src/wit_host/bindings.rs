@@ -13,6 +13,7 @@ wasmtime::component::bindgen!({
         package tidepool:host@0.1.0;
         world host {
             import tidepool:kv/types@0.1.0;
+            import tidepool:kv/config@0.1.0;
             import tidepool:kv/http@0.1.0;
             import tidepool:kv/cache@0.1.0;
             import tidepool:kv/log-reader@0.1.0;

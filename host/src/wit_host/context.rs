@@ -19,6 +19,7 @@ use crate::config::Limits;
 use crate::log::Log;
 use crate::model::{Key, Row, State};
 
+use super::config::Values;
 use super::wasi::HandlerOutput;
 
 /// Handles of one kind that a component may hold at a time.
@@ -220,6 +221,7 @@ pub struct Context {
     pub(super) readings: Handles<State>,
     pub(super) subject: Subject,
     backends: Option<Arc<Backends>>,
+    config: Arc<Values>,
     bounds: CallBounds,
     host_calls: u64,
     host_bytes: u64,
@@ -251,6 +253,7 @@ impl Context {
             readings: Handles::new(),
             subject: Subject::None,
             backends,
+            config: Arc::default(),
             bounds,
             host_calls: 0,
             host_bytes: 0,
@@ -263,6 +266,12 @@ impl Context {
             output,
             wasi: None,
         }
+    }
+
+    /// With the configuration of a revision; without, there is none.
+    pub fn with_config(mut self, config: Arc<Values>) -> Context {
+        self.config = config;
+        self
     }
 
     /// Starts a call.
@@ -304,6 +313,10 @@ impl Context {
     /// Linear memory of the instance in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes
+    }
+
+    pub(super) fn values_of_config(&self) -> &Values {
+        &self.config
     }
 
     pub(super) fn bounds(&self) -> &CallBounds {

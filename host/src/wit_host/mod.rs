@@ -6,6 +6,7 @@
 
 pub mod bindings;
 pub mod cache;
+pub mod config;
 pub mod context;
 pub mod feed;
 pub mod http;

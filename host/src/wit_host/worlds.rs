@@ -5,7 +5,7 @@ use wasmtime::component::Linker;
 
 use super::bindings::tidepool::kv::types::{Failure, Request, Response, State};
 use super::bindings::tidepool::kv::{
-    cache, feed, http, log_delete, log_put, log_reader, log_types, types,
+    cache, config, feed, http, log_delete, log_put, log_reader, log_types, types,
 };
 use super::context::Context;
 use crate::model::Operation;
@@ -35,10 +35,10 @@ pub type HydrateResult = (Result<Vec<feed::Decision>, Failure>,);
 /// them: see [`super::wasi`].
 pub fn imports(operation: Operation) -> &'static [&'static str] {
     match operation {
-        Operation::Get => &["types", "http", "cache", "log-reader"],
-        Operation::Put => &["types", "http", "log-types", "log-put"],
-        Operation::Delete => &["types", "http", "log-types", "log-delete"],
-        Operation::Hydrate => &["types", "feed"],
+        Operation::Get => &["types", "config", "http", "cache", "log-reader"],
+        Operation::Put => &["types", "config", "http", "log-types", "log-put"],
+        Operation::Delete => &["types", "config", "http", "log-types", "log-delete"],
+        Operation::Hydrate => &["types", "config", "feed"],
     }
 }
 
@@ -52,6 +52,7 @@ pub fn linker(
     for interface in imports(operation) {
         match *interface {
             "types" => types::add_to_linker::<_, Own>(&mut linker, own)?,
+            "config" => config::add_to_linker::<_, Own>(&mut linker, own)?,
             "http" => http::add_to_linker::<_, Own>(&mut linker, own)?,
             "cache" => cache::add_to_linker::<_, Own>(&mut linker, own)?,
             "log-reader" => log_reader::add_to_linker::<_, Own>(&mut linker, own)?,

@@ -10,6 +10,7 @@
 //! `--calls` only calls the component.
 
 mod beside;
+mod deploys;
 mod disk;
 mod embedded;
 mod load;
@@ -33,8 +34,11 @@ struct Sizes {
     rounds: usize,
     /// How long each variant runs in a round.
     turn: Duration,
-    /// Swaps while 64 connections read.
+    /// Swaps while 64 connections read, of components that were compiled before; and
+    /// a tenth as many that compile.
     swaps: usize,
+    /// Rollbacks, and deployments to hosts on servers.
+    deploys: usize,
     /// Different components that are deployed one after another.
     components: usize,
     /// Keys that a new cache is filled with.
@@ -48,7 +52,8 @@ struct Sizes {
 const USUAL: Sizes = Sizes {
     rounds: 5,
     turn: Duration::from_secs(2),
-    swaps: 200,
+    swaps: 1_000,
+    deploys: 200,
     components: 500,
     fill_keys: 200_000,
     fills: 3,
@@ -58,7 +63,8 @@ const USUAL: Sizes = Sizes {
 const QUICK: Sizes = Sizes {
     rounds: 1,
     turn: Duration::from_millis(200),
-    swaps: 4,
+    swaps: 20,
+    deploys: 4,
     components: 20,
     fill_keys: 5_000,
     fills: 1,

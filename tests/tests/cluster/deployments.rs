@@ -1,6 +1,7 @@
 //! What is deployed reaches every host through the database, whichever was asked.
 
-use tidepool_tests::{REGIONS, built};
+use tidepool::deployments::Digest;
+use tidepool_tests::{REGIONS, built, within};
 
 use crate::{report, says, three};
 
@@ -123,4 +124,101 @@ async fn a_database_that_fails_in_the_middle_leaves_all_or_nothing() {
     }
     assert_eq!(tag(host.region("here")).await.as_deref(), Some("a"));
     assert_eq!(host.active("here", "get").await, 2);
+}
+
+#[tokio::test]
+async fn a_plan_goes_on_when_the_host_that_was_asked_is_gone() {
+    let cluster = three().await;
+    let component = built::fixture("tagged-a");
+    let asked = &cluster.member("us-east-1").host;
+    let steps = "us-west-1:50%25,100%25;eu-west-1:100%25";
+    let path = format!("/v1/handlers/get?plan={steps}&pause=1s");
+    let call = asked.admin().post(&path).body(built::bytes(&component));
+    let done = call.send().await.expect(200).json();
+    assert_eq!(done["plan"]["state"], "running", "{done:#}");
+    asked.signal("KILL").await;
+    let other = &cluster.member("eu-west-1").host;
+    let ended = async {
+        loop {
+            let list = other.admin().get("/v1/handlers").send().await;
+            let plan = list.expect(200).json()["plans"][0].clone();
+            if plan["state"] != "running" {
+                return plan;
+            }
+        }
+    };
+    let plan = within("the end of the plan", ended).await;
+    assert_eq!(plan["state"], "done", "{plan:#}");
+    for region in ["us-west-1", "eu-west-1"] {
+        assert_eq!(other.active(region, "get").await, 2);
+        assert_eq!(tag(cluster.region(region)).await.as_deref(), Some("a"));
+    }
+    assert_eq!(other.active("us-east-1", "get").await, 1);
+}
+
+#[tokio::test]
+async fn a_host_that_is_older_than_an_entry_keeps_what_it_runs_and_says_why() {
+    let cluster = three().await;
+    let asked = &cluster.member("us-east-1").host;
+    asked.deploy("get", &built::fixture("tagged-a"), None).await;
+    let database = cluster.database();
+    let insert = r#"INSERT INTO tidepool_deployments (seq, at, id, actor, source, body)
+        SELECT max(seq) + 1, max(at), 0, 'newer', 'test', '{"type":"teleported"}'
+        FROM tidepool_deployments"#;
+    database.postgres().admin(database.name(), insert).await;
+    let list = asked.cli(&["handlers"]).await;
+    let told = "is from a newer Tidepool; upgrade this host";
+    assert!(list.success().contains(told), "{list:?}");
+    let component = built::fixture("tagged-b").display().to_string();
+    let refused = asked.cli(&["deploy", "get", &component]).await;
+    assert!(refused.refused(1).contains(told));
+    for region in REGIONS {
+        assert_eq!(tag(cluster.region(region)).await.as_deref(), Some("a"));
+    }
+}
+
+#[tokio::test]
+async fn a_component_for_a_newer_world_is_passed_over_by_hosts_that_do_not_know_it() {
+    let cluster = three().await;
+    let asked = &cluster.member("us-east-1").host;
+    asked.deploy("get", &built::fixture("tagged-a"), None).await;
+    // As a newer host would have taken it in.
+    let mut bytes = built::bytes(&built::guest("get")).to_vec();
+    let (old, new) = (&b"tidepool:kv/http@0.1.0"[..], b"tidepool:kv/http@0.2.0");
+    let at = bytes.windows(old.len()).position(|it| it == old).unwrap();
+    bytes[at..at + old.len()].copy_from_slice(new);
+    let digest = Digest::of(&bytes);
+    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|it| format!("{it:02x}")).collect() };
+    let regions = REGIONS.map(|region| format!("{region:?}")).join(",");
+    let deployed = format!(
+        r#"{{"type":"deployed","operation":"get","regions":[{regions}],"digest":"{digest}","size":{},"share":10000}}"#,
+        bytes.len()
+    );
+    let statements = format!(
+        r"INSERT INTO tidepool_components (digest, chunk, put_at, bytes)
+            VALUES ('\x{}', 0, 0, '\x{}');
+        INSERT INTO tidepool_deployments (seq, at, id, actor, source, body)
+            SELECT max(seq) + 1, max(at), 0, 'newer', 'test', '{deployed}'
+            FROM tidepool_deployments",
+        hex(digest.as_bytes()),
+        hex(&bytes)
+    );
+    let database = cluster.database();
+    database
+        .postgres()
+        .admin(database.name(), &statements)
+        .await;
+    let told = ["revision 3 cannot be loaded", "0.2.0"];
+    let list = asked.cli(&["handlers"]).await;
+    for part in told {
+        assert!(list.success().contains(part), "{list:?}");
+    }
+    for region in REGIONS {
+        let host = &cluster.member(region).host;
+        host.log().line(&["cannot be loaded", "revision=3"]).await;
+        assert_eq!(tag(cluster.region(region)).await.as_deref(), Some("a"));
+    }
+    // What can be loaded is still taken.
+    asked.deploy("get", &built::fixture("tagged-b"), None).await;
+    assert_eq!(tag(cluster.region("eu-west-1")).await.as_deref(), Some("b"));
 }

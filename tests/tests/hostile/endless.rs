@@ -17,7 +17,7 @@ use tidepool::handlers::compile::Compiler;
 use tidepool::handlers::engine::ServingEngine;
 use tidepool::handlers::error::CallError;
 use tidepool::handlers::instance::Instance;
-use tidepool::handlers::load::{Loaded, Loader};
+use tidepool::handlers::load::{Loader, Program};
 use tidepool::log::{AppendError, Change, Log, ReadError, Receipt, WriteId};
 use tidepool::model::{Condition, Key, Operation, State, Value, Version};
 use tidepool::wit_host::bindings::tidepool::kv::types::{self, Failure};
@@ -128,16 +128,17 @@ impl Host {
         Host { engine, loader }
     }
 
-    async fn load(&self, operation: Operation, component: std::path::PathBuf) -> Arc<Loaded> {
+    async fn load(&self, operation: Operation, component: std::path::PathBuf) -> Program {
         let bytes = Bytes::from(built::bytes(&component));
-        self.loader.load(operation, bytes).await.unwrap().0
+        let config = Arc::default();
+        let loading = self.loader.load(operation, bytes, &config);
+        loading.await.unwrap().0
     }
 
-    async fn instance(&self, loaded: &Loaded, backends: &Arc<Backends>) -> Instance {
+    async fn instance(&self, program: &Program, backends: &Arc<Backends>) -> Instance {
         let output = HandlerOutput::discard();
         let backends = Arc::clone(backends);
-        let operation = loaded.operation;
-        Instance::new(&self.engine, &loaded.pre, operation, backends, output, 1000)
+        Instance::new(&self.engine, program, backends, output, 1000)
             .await
             .unwrap()
     }

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
 mod command;
+mod configuration;
+mod plans;
 mod restart;
 mod rollout;
 mod tokens;

@@ -17,6 +17,7 @@ use tidepool_tests::servers::postgres::Postgres;
 use tokio::runtime::Runtime;
 
 use crate::beside::ANY_PORT;
+use crate::deploys::{self, Admin};
 use crate::report::Part;
 use crate::{Result, Sizes, disk, until_enter};
 
@@ -26,6 +27,9 @@ const REGIONS: [&str; 3] = ["us-east-1", "us-west-1", "eu-west-1"];
 /// More connections than the default for those that write one statement each,
 /// and what a small server would have as memory.
 const POSTGRES: [&str; 2] = ["max_connections=200", "shared_buffers=256MB"];
+
+/// Of their admin planes.
+const TOKEN: &str = "the-token-of-the-benchmark";
 
 /// Measures it.
 pub fn measure(runtime: &Runtime, sizes: &Sizes) -> Result<Part> {
@@ -50,7 +54,26 @@ pub fn measure(runtime: &Runtime, sizes: &Sizes) -> Result<Part> {
     runtime.block_on(fill::measure(&cluster, sizes, &mut part))?;
     runtime.block_on(stages::measure(&cluster, sizes, &mut part))?;
     visible::measure(runtime, &cluster, sizes, &mut part)?;
+    runtime.block_on(deploy(&cluster, sizes, &mut part))?;
     Ok(part)
+}
+
+/// Deploys to three hosts, asking each in turn.
+async fn deploy(cluster: &Cluster, sizes: &Sizes, part: &mut Part) -> Result<()> {
+    let url = cluster.postgres.database("deploys").await;
+    let mut regions = Vec::new();
+    for number in 0..REGIONS.len() {
+        let mut settings = cluster.settings(number, &url);
+        settings.admin.token = Some(Secret::new(TOKEN));
+        regions.push(Region::start(settings).await?);
+    }
+    let admins = regions.iter().map(|region| region.app.admin);
+    let admins: Vec<_> = admins.map(|at| Admin::new(at).with_token(TOKEN)).collect();
+    deploys::latencies(&admins, sizes, "three hosts on one PostgreSQL", part).await?;
+    for region in regions {
+        region.app.stop().await;
+    }
+    Ok(())
 }
 
 /// Only starts a region, and says where.
