@@ -40,6 +40,9 @@ use crate::log::Log;
 use crate::log::sql::{MigrateError, SqlLog};
 use crate::log::sqlite::{OpenError, SqliteDatabase, SqliteLog, SqliteSettings};
 use crate::model::Operation;
+use crate::quarantine::sql::SqlQuarantine;
+use crate::quarantine::sqlite::SqliteQuarantine;
+use crate::quarantine::{Keeper, Quarantine};
 use crate::sql::{ServerKind, SqlConfig, UrlError};
 use crate::trust::signature::{KeysError, TrustedKeys};
 use crate::watch as folder;
@@ -94,6 +97,12 @@ struct Parts {
     backends: Arc<Backends>,
 }
 
+/// What is kept in the log's database beside the log.
+struct Records {
+    ledger: Arc<dyn Ledger>,
+    quarantine: Arc<dyn Quarantine>,
+}
+
 /// A running host.
 pub struct App {
     /// Each region with the address that it listens on.
@@ -108,6 +117,7 @@ pub struct App {
     pub backends: Vec<Arc<Backends>>,
     /// The embedded one, if the log is in it.
     database: Option<Arc<SqliteDatabase>>,
+    quarantine: Arc<Keeper>,
     stop_serving: watch::Sender<bool>,
     stop_following: watch::Sender<bool>,
     serving: JoinSet<()>,
@@ -158,13 +168,16 @@ impl App {
                 max_value_bytes: settings.http.max_value_bytes,
             }),
         });
-        let ledger = Arc::new(SqliteLedger::new(Arc::clone(&database)));
+        let records = Records {
+            ledger: Arc::new(SqliteLedger::new(Arc::clone(&database))),
+            quarantine: Arc::new(SqliteQuarantine::new(Arc::clone(&database))),
+        };
         let regions = parts.collect();
         App::run(
             settings,
             admin,
             Some(database),
-            ledger,
+            records,
             regions,
             clock,
             entropy,
@@ -208,7 +221,10 @@ impl App {
             Err(error) => Some(error),
         };
         let log = SqlLog::open(sql.clone(), &settings.log, Arc::clone(&entropy)).await?;
-        let ledger = Arc::new(SqlLedger::new(sql.clone()));
+        let records = Records {
+            ledger: Arc::new(SqlLedger::new(sql.clone())),
+            quarantine: Arc::new(SqlQuarantine::new(sql.clone())),
+        };
         let (feed, patience): (Arc<dyn FeedSource>, _) = match log.server() {
             ServerKind::Postgres { .. } => {
                 let bounds = postgres_feed_settings(settings);
@@ -241,7 +257,7 @@ impl App {
                 max_value_bytes: settings.http.max_value_bytes,
             }),
         };
-        App::run(settings, admin, None, ledger, vec![parts], clock, entropy).await
+        App::run(settings, admin, None, records, vec![parts], clock, entropy).await
     }
 
     /// Runs regions whose addresses are bound and whose backends are open.
@@ -249,12 +265,14 @@ impl App {
         settings: &Settings,
         admin: Server,
         database: Option<Arc<SqliteDatabase>>,
-        ledger: Arc<dyn Ledger>,
+        records: Records,
         parts: Vec<Parts>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<App, AppError> {
         let trusted = Arc::new(TrustedKeys::open(&settings.trust)?);
+        let Records { ledger, quarantine } = records;
+        let quarantine = Arc::new(Keeper::new(quarantine, Arc::clone(&clock)));
         let registry = open_registry(settings, &parts, ledger, &trusted, clock, &entropy).await?;
         let (stop_serving, stop_rx) = watch::channel(false);
         let (stop_following, follow_rx) = watch::channel(false);
@@ -267,6 +285,7 @@ impl App {
             registry: Arc::clone(&registry),
             backends: Vec::new(),
             database,
+            quarantine: Arc::clone(&quarantine),
             stop_serving,
             stop_following,
             serving: JoinSet::new(),
@@ -274,6 +293,8 @@ impl App {
         };
         let following = Arc::clone(&registry).follow(follow_rx.clone());
         app.following.push(tokio::spawn(following));
+        let writing = Arc::clone(&quarantine).run(follow_rx.clone());
+        app.following.push(tokio::spawn(writing));
         let limits = server_limits(settings);
         let mut regions = Vec::new();
         for (index, part) in parts.into_iter().enumerate() {
@@ -293,6 +314,7 @@ impl App {
                     registry: Arc::clone(&registry),
                     region: index,
                 }),
+                quarantine: Arc::clone(&quarantine),
                 status: Arc::clone(&status),
                 entropy: Arc::clone(&entropy),
                 settings: HydratorSettings {
@@ -308,6 +330,7 @@ impl App {
                 address: server.local_addr(),
                 backends: Arc::clone(&backends),
                 status,
+                quarantine: Arc::clone(&quarantine),
                 max_lag: settings.feed.max_lag,
             });
             app.regions.push((name, server.local_addr()));
@@ -321,7 +344,15 @@ impl App {
                 stop_rx.clone(),
             );
         }
-        let plane = AdminPlane::new(regions, registry, trusted, settings, embedded);
+        let plane = AdminPlane::new(
+            regions,
+            registry,
+            quarantine,
+            trusted,
+            settings,
+            embedded,
+            stop_rx.clone(),
+        );
         let service = move |request, peer| -> BoxFuture<Answer> {
             let plane = plane.clone();
             Box::pin(async move { plane.serve(request, peer).await })
@@ -368,6 +399,7 @@ impl App {
             // One that panicked has said so in the log already.
             let _ = task.await;
         }
+        self.quarantine.end().await;
         if let Some(database) = self.database {
             database.close().await;
         }

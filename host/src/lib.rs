@@ -16,18 +16,22 @@
 //!   the row is durable. Nothing touches a cache.
 //! - Hydrate: the [`feed`] delivers rows to the [`hydrate`] worker, the
 //!   `hydrate` component decides about the batch, the worker applies it to the
-//!   region's [`cache`] in one step and then saves the position.
+//!   region's [`cache`] in one step and then saves the position. A row that it
+//!   cannot decide about is set aside ([`quarantine`]).
 //! - Deploy: [`cli`] or [`watch`] sends a component to [`http::admin`],
 //!   [`handlers::rollout`] has it checked, compiled in a process of its own
 //!   ([`handlers::compile`]) and called once ([`handlers::load`]) and appends it
 //!   to the ledger ([`deployments`]), which every host follows
 //!   (`handlers/follow.rs`) and swaps it in ([`handlers::table`]); the old
-//!   revision drops itself after its last request.
+//!   revision drops itself after its last request. Its steps are told as they are
+//!   done ([`handlers::progress`], [`http::stream`]).
+//! - Logs: what a component prints ([`wit_host::wasi`]), and how it fails, is kept
+//!   for a while ([`handlers::logs`]) for whoever follows it.
 //!
 //! # Layout
 //!
 //! [`trust`] says whose tokens and whose components are taken. [`sql`] is how log,
-//! feed and [`deployments`] speak to PostgreSQL and CockroachDB.
+//! feed, [`deployments`] and [`quarantine`] speak to PostgreSQL and CockroachDB.
 //! [`config`] is what can be set, [`app`] turns it into running regions and is
 //! the only place that names backends. [`model`] and [`clock`] are the words,
 //! time and chance that all share. Imports point one way: `http` and `hydrate`
@@ -47,6 +51,7 @@ pub mod http;
 pub mod hydrate;
 pub mod log;
 pub mod model;
+pub mod quarantine;
 pub mod sql;
 pub mod trust;
 pub mod watch;

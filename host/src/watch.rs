@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::deployments::{ConfigChange, Share};
+use crate::handlers::progress::Progress;
 use crate::handlers::registry::Registry;
 use crate::handlers::rollout::{Actor, Rollout, Upload};
 use crate::model::Operation;
@@ -97,7 +98,7 @@ async fn deploy(file: &Watched, registry: &Registry) {
         name: "watch".to_owned(),
         source: file.path.display().to_string(),
     };
-    match registry.deploy(upload, &by).await {
+    match registry.deploy(upload, &by, &steps(&file.path)).await {
         Ok(deployed) if deployed.slots.iter().all(|slot| slot.unchanged) => {
             tracing::info!(%path, digest = %deployed.digest, "already serving this component");
         }
@@ -107,4 +108,14 @@ async fn deploy(file: &Watched, registry: &Registry) {
         }
         Err(error) => tracing::error!(%path, "not deployed, nothing has changed: {error}"),
     }
+}
+
+/// Logs each step of a file's deployment.
+fn steps(path: &Path) -> Progress {
+    let path = path.display().to_string();
+    Progress::new(move |step, took| {
+        let (region, revision) = step.slot().unzip();
+        let ms = took.as_secs_f64() * 1e3;
+        tracing::info!(path, region, revision, ms, "{}", step.name());
+    })
 }

@@ -11,7 +11,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
-use crate::within;
+use crate::{Lines, within};
 
 /// One address of a server. Cheap to clone; clones share their connections.
 #[derive(Clone, Debug)]
@@ -176,27 +176,51 @@ impl Call {
     ///
     /// The request cannot be written, or nothing happens at all.
     pub async fn try_send(self) -> Result<Answer, String> {
-        let request = match self.request.body(Full::new(self.body)) {
-            Ok(request) => request,
-            Err(error) => panic!("{} cannot be sent: {error}", self.name),
-        };
+        let (name, client, request) = self.into_parts();
         let exchange = async {
-            let answer = self.client.request(request).await?;
+            let answer = client.request(request).await?;
             let (head, body) = answer.into_parts();
             let body = body.collect().await?.to_bytes();
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((head, body))
         };
-        let what = format!("the answer to {}", self.name);
+        let what = format!("the answer to {name}");
         let (head, body) = within(&what, exchange)
             .await
             .map_err(|error| format!("{error}, {:?}", error.source()))?;
         Ok(Answer {
-            to: self.name,
+            to: name,
             status: head.status.as_u16(),
             http: head.version,
             headers: head.headers,
             body,
         })
+    }
+
+    /// Sends the request; the lines of its answer are read as they come.
+    ///
+    /// # Panics
+    ///
+    /// There is no answer, or not one of lines.
+    pub async fn lines(self) -> Lines {
+        let (name, client, request) = self.into_parts();
+        let what = format!("the answer to {name}");
+        match within(&what, client.request(request)).await {
+            Ok(answer) => Lines::of(name, answer),
+            Err(error) => panic!("{name} has no answer: {error}"),
+        }
+    }
+
+    fn into_parts(
+        self,
+    ) -> (
+        String,
+        Client<HttpConnector, Full<Bytes>>,
+        Request<Full<Bytes>>,
+    ) {
+        match self.request.body(Full::new(self.body)) {
+            Ok(request) => (self.name, self.client, request),
+            Err(error) => panic!("{} cannot be sent: {error}", self.name),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 
 use tokio::process::Command;
 
+use crate::log::Log;
 use crate::{built, within};
 
 /// What a run left.
@@ -73,6 +74,69 @@ pub async fn run_to_end(command: &mut Command) -> Ran {
     match within(&what, command.output()).await {
         Ok(output) => output.into(),
         Err(error) => panic!("{:?} does not start: {error}", command.as_std()),
+    }
+}
+
+/// A run that goes on while the test does.
+#[derive(Debug)]
+pub struct Running {
+    child: tokio::process::Child,
+    out: Log,
+    err: Log,
+}
+
+impl Running {
+    /// Starts a command that was made by [`command`].
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub fn start(command: &mut Command) -> Running {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => panic!("{:?} does not start: {error}", command.as_std()),
+        };
+        let out = child.stdout.take().and_then(|it| it.into_owned_fd().ok());
+        let err = child.stderr.take().and_then(|it| it.into_owned_fd().ok());
+        Running {
+            out: Log::of(out.map(std::fs::File::from)),
+            err: Log::of(err.map(std::fs::File::from)),
+            child,
+        }
+    }
+
+    /// What it prints.
+    pub fn out(&self) -> &Log {
+        &self.out
+    }
+
+    /// Sends it what Ctrl-C sends.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be sent.
+    pub async fn interrupt(&self) {
+        let id = self.child.id().unwrap_or_default().to_string();
+        let kill = Command::new("kill").args(["-INT", &id]).status();
+        let sent = within("kill", kill).await.is_ok_and(|it| it.success());
+        assert!(sent, "no signal could be sent to {id}");
+    }
+
+    /// Waits until it has ended; what it left.
+    ///
+    /// # Panics
+    ///
+    /// It runs on.
+    pub async fn ended(mut self) -> Ran {
+        let ended = within("the end of a command", self.child.wait()).await;
+        self.out.ended().await;
+        self.err.ended().await;
+        Ran {
+            code: ended.ok().and_then(|status| status.code()),
+            stdout: self.out.text(),
+            stderr: self.err.text(),
+        }
     }
 }
 

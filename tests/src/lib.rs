@@ -23,6 +23,7 @@
 //! - [`servers`]: real databases and caches, started for one test, and a stand-in
 //!   that plays recorded conversations
 //! - [`wire`]: the same without an HTTP library, for what none would send
+//! - [`lines`]: answers that come line by line
 //! - [`command`]: one run of the command line
 //! - [`built`]: where the binary and the components of the tests are
 //!
@@ -35,6 +36,7 @@ pub mod client;
 pub mod cluster;
 pub mod command;
 pub mod conformance;
+pub mod lines;
 pub mod log;
 pub mod server;
 pub mod servers;
@@ -42,7 +44,8 @@ pub mod wire;
 
 pub use client::{Answer, Plane};
 pub use cluster::Cluster;
-pub use command::Ran;
+pub use command::{Ran, Running};
+pub use lines::Lines;
 pub use server::{Server, Setup};
 
 use std::future::Future;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::log::{Banner, Log};
-use crate::{PATIENCE, Plane, REGIONS, Ran, built, command, within};
+use crate::{PATIENCE, Plane, REGIONS, Ran, Running, built, command, within};
 
 /// How a server is to be started.
 #[derive(Clone, Debug)]
@@ -370,12 +370,26 @@ impl Server {
     ///
     /// It does not end.
     pub async fn cli(&self, arguments: &[&str]) -> Ran {
+        command::run_to_end(&mut self.command(arguments)).await
+    }
+
+    /// Starts a subcommand of the binary against this server.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub fn start_cli(&self, arguments: &[&str]) -> Running {
+        Running::start(&mut self.command(arguments))
+    }
+
+    fn command(&self, arguments: &[&str]) -> tokio::process::Command {
         let mut command = command::command(&self.setup.binary);
         if self.setup.servers.is_some() {
             command.env("TIDEPOOL_ADMIN_TOKEN", ADMIN_TOKEN);
         }
         let admin = format!("http://{}", self.admin.address());
-        command::run_to_end(command.args(arguments).args(["--admin", &admin])).await
+        command.args(arguments).args(["--admin", &admin]);
+        command
     }
 
     /// Tells it to stop, as a service manager does, and waits until it has.

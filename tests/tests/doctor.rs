@@ -3,8 +3,12 @@
 
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
-use tidepool::config::{Database, Secret};
+use std::sync::Arc;
+
+use tidepool::clock::SystemEntropy;
+use tidepool::config::{self, Database, Secret};
 use tidepool::doctor::{self, Finding, Severity, is_healthy};
+use tidepool::log::sql::SqlLog;
 use tidepool::sql::SqlConfig;
 use tidepool_tests::servers::postgres::{PASSWORD, Postgres, ROLE};
 use tidepool_tests::within;
@@ -81,6 +85,54 @@ async fn what_is_wrong_with_a_server_is_found() {
             (Severity::Advice, "prepared transactions"),
         ]
     );
+}
+
+#[tokio::test]
+async fn every_table_of_a_host_is_looked_at() {
+    let server = Postgres::start().await;
+    let url = server.database("kv").await;
+    let grant = format!("GRANT pg_read_all_stats TO {ROLE}");
+    server.admin("kv", &grant).await;
+    let database = Database {
+        url: Some(Secret::new(url.clone())),
+        ..Database::default()
+    };
+    let config = SqlConfig::new(&database).unwrap();
+    let settings = config::Log::default();
+    let log = SqlLog::open(config, &settings, Arc::new(SystemEntropy));
+    drop(log.await.unwrap());
+    let findings = examine(url.clone()).await;
+    assert_eq!(open(&findings), []);
+    for table in ["deployments", "components", "hosts", "quarantine"] {
+        let table = format!("table tidepool_{table}");
+        assert!(
+            what(&findings, &table).starts_with("there"),
+            "{findings:#?}"
+        );
+    }
+    let less = format!(
+        "REVOKE INSERT ON tidepool_deployments FROM {ROLE}; \
+         REVOKE UPDATE, DELETE ON tidepool_quarantine FROM {ROLE}; \
+         DROP TABLE tidepool_hosts"
+    );
+    server.admin("kv", &less).await;
+    let findings = examine(url).await;
+    assert_eq!(
+        open(&findings),
+        [
+            (Severity::Problem, "table tidepool_deployments"),
+            (Severity::Problem, "table tidepool_quarantine"),
+        ]
+    );
+    let fixes = findings.iter().filter_map(|finding| finding.fix.as_deref());
+    assert_eq!(
+        fixes.collect::<Vec<_>>(),
+        [
+            "GRANT INSERT ON TABLE tidepool_deployments TO \"tidepool\";",
+            "GRANT UPDATE, DELETE ON TABLE tidepool_quarantine TO \"tidepool\";",
+        ]
+    );
+    assert!(what(&findings, "table tidepool_hosts").contains("not there yet"));
 }
 
 #[tokio::test]

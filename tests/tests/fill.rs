@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tidepool::cache::redis::RedisCache;
 use tidepool::cache::{Cache, Decision, Lookup};
-use tidepool::clock::SystemEntropy;
+use tidepool::clock::{SystemClock, SystemEntropy};
 use tidepool::config::{self, Database, Secret};
 use tidepool::feed::postgres::{PostgresFeedSettings, PostgresFeedSource};
 use tidepool::hydrate::{Decide, Hydrator, HydratorSettings, HydratorStatus, ScanProgress};
 use tidepool::log::sql::SqlLog;
 use tidepool::log::{Change, Log};
 use tidepool::model::{Condition, Key, Row, State, Version};
+use tidepool::quarantine::Keeper;
+use tidepool::quarantine::sql::SqlQuarantine;
 use tidepool::sql::SqlConfig;
 use tidepool_tests::servers::Redis;
 use tidepool_tests::servers::postgres::Postgres;
@@ -40,6 +42,7 @@ struct Region {
     source: Arc<PostgresFeedSource>,
     cache: Arc<RedisCache>,
     decided: Arc<Storing>,
+    quarantine: Arc<Keeper>,
 }
 
 impl Region {
@@ -50,6 +53,7 @@ impl Region {
             feed: self.source.clone(),
             cache: self.cache.clone(),
             decide: self.decided.clone(),
+            quarantine: self.quarantine.clone(),
             status: status.clone(),
             entropy: Arc::new(SystemEntropy),
             settings: HydratorSettings {
@@ -122,7 +126,9 @@ async fn a_fill_that_is_killed_twice_ends_complete() {
         batch_bytes: 4 << 20,
         resolved_every: Duration::from_millis(100),
     };
+    let quarantine = Arc::new(SqlQuarantine::new(config.clone()));
     let region = Region {
+        quarantine: Arc::new(Keeper::new(quarantine, Arc::new(SystemClock))),
         source: Arc::new(PostgresFeedSource::new(config, bounds)),
         cache: Arc::new(redis.cache().await),
         decided: Arc::new(Storing(watch::Sender::new(0))),

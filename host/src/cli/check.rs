@@ -15,6 +15,7 @@ use crate::deployments::Digest;
 use crate::handlers::compile::Compiler;
 use crate::handlers::engine::ServingEngine;
 use crate::handlers::load::{LoadError, Loader, Timings};
+use crate::handlers::progress::Progress;
 use crate::http::documents;
 use crate::model::Operation;
 
@@ -110,8 +111,8 @@ async fn check(
         compiler,
         None,
     )?;
-    let config = Arc::default();
-    let loading = loader.load_timed(operation, component, &config, timings);
+    let (config, untold) = (Arc::default(), Progress::untold());
+    let loading = loader.load_timed(operation, component, &config, timings, &untold);
     loading.await?;
     Ok(())
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, HeaderName};
-use http::{HeaderValue, Method, Request, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Runtime;
 
 use super::connect::connect;
 use super::{CliError, output};
@@ -23,7 +25,7 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const DEPLOY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The longest answer that is read.
-const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Where the admin plane is, and how its answer is shown.
 #[derive(clap::Args, Debug)]
@@ -35,7 +37,7 @@ pub(super) struct ClientArgs {
         env = "TIDEPOOL_ADMIN_URL",
         default_value = "http://127.0.0.1:8090"
     )]
-    admin: String,
+    pub(super) admin: String,
     /// Token of the admin plane; better given in the environment
     #[arg(
         long,
@@ -85,49 +87,58 @@ pub(super) fn ask<T: DeserializeOwned>(
     call: Call,
     show: impl FnOnce(&T) -> String,
 ) -> Result<(), CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    ask_and_judge(args, call, show, |_| Ok(()))
+}
+
+/// As [`ask`], where an answer can say that not all was done.
+pub(super) fn ask_and_judge<T: DeserializeOwned>(
+    args: &ClientArgs,
+    call: Call,
+    show: impl FnOnce(&T) -> String,
+    judge: impl FnOnce(&T) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let answer = runtime()?.block_on(send(args, call))?;
+    let read: T = read(args, &answer)?;
+    match args.json {
+        true => output::print(&String::from_utf8_lossy(&answer)),
+        false => output::print(&show(&read)),
+    }?;
+    judge(&read)
+}
+
+/// What one request runs on.
+pub(super) fn runtime() -> Result<Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| CliError::Failed(format!("cannot start: {error}")))?;
-    let answer = runtime.block_on(send(args, call))?;
-    let read: T = serde_json::from_slice(&answer).map_err(|error| {
+        .map_err(|error| CliError::Failed(format!("cannot start: {error}")))
+}
+
+/// A document of the admin plane.
+pub(super) fn read<T: DeserializeOwned>(args: &ClientArgs, answer: &[u8]) -> Result<T, CliError> {
+    serde_json::from_slice(answer).map_err(|error| {
         CliError::Failed(format!(
             "{} does not answer as a Tidepool admin plane does: {error}",
             args.admin
         ))
-    })?;
-    match args.json {
-        true => output::print(&String::from_utf8_lossy(&answer)),
-        false => output::print(&show(&read)),
-    }
+    })
 }
 
 /// Sends one request and reads its answer.
 async fn send(args: &ClientArgs, call: Call) -> Result<Bytes, CliError> {
-    let timeout = call.timeout;
-    let uri = uri(&args.admin, &call.path)?;
-    let request = request(args, &uri, call)?;
-    let exchange = async {
-        let socket = connect(&args.admin, &uri, args.ca_file.as_deref()).await?;
-        let broke = |error| broken(args, &error);
-        let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
-            .await
-            .map_err(broke)?;
-        // It ends with the connection, and the runtime with this request.
-        tokio::spawn(connection);
-        let response = sender.send_request(request).await.map_err(broke)?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
-            .collect()
-            .await;
-        let body = body.map_err(|error| {
-            CliError::Unreachable(format!(
-                "the answer of {} broke off: {error}; try again",
-                args.admin
-            ))
-        })?;
-        Ok((status, body.to_bytes()))
-    };
+    within(args, call.timeout, async {
+        let response = open(args, call).await?;
+        whole(args, response).await
+    })
+    .await
+}
+
+/// Does something for which the admin plane has so long.
+pub(super) async fn within<T>(
+    args: &ClientArgs,
+    timeout: Duration,
+    exchange: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
     let Ok(answer) = tokio::time::timeout(timeout, exchange).await else {
         return Err(CliError::Unreachable(format!(
             "{} did not answer within {}; see `tidepool handlers` for what was done",
@@ -135,11 +146,51 @@ async fn send(args: &ClientArgs, call: Call) -> Result<Bytes, CliError> {
             humantime::format_duration(timeout)
         )));
     };
-    let (status, body) = answer?;
+    answer
+}
+
+/// Sends one request; gives the head of its answer and what its body is read from.
+pub(super) async fn open(args: &ClientArgs, call: Call) -> Result<Response<Incoming>, CliError> {
+    let uri = uri(&args.admin, &call.path)?;
+    let request = request(args, &uri, call)?;
+    let socket = connect(&args.admin, &uri, args.ca_file.as_deref()).await?;
+    let broke = |error| broken(args, &error);
+    let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
+        .await
+        .map_err(broke)?;
+    // It ends with the connection, and the runtime with this request.
+    tokio::spawn(connection);
+    sender.send_request(request).await.map_err(broke)
+}
+
+/// Reads an answer to its end.
+pub(super) async fn whole(
+    args: &ClientArgs,
+    response: Response<Incoming>,
+) -> Result<Bytes, CliError> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+        .collect()
+        .await;
+    let body = body.map_err(|error| broke_off(args, &*error))?;
+    let body = body.to_bytes();
     match status.is_success() {
         true => Ok(body),
-        false => Err(refused(status, &body)),
+        false => {
+            let problem = serde_json::from_slice(&body).unwrap_or_default();
+            Err(refused(&problem)
+                .unwrap_or_else(|| CliError::Failed(format!("the admin plane answered {status}"))))
+        }
     }
+}
+
+/// An answer that has begun, and did not come to its end.
+pub(super) fn broke_off(args: &ClientArgs, error: &dyn std::error::Error) -> CliError {
+    CliError::Unreachable(format!(
+        "the answer of {} broke off: {}; try again",
+        args.admin,
+        innermost(error)
+    ))
 }
 
 fn request(args: &ClientArgs, uri: &Uri, call: Call) -> Result<Request<Full<Bytes>>, CliError> {
@@ -216,16 +267,15 @@ fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 /// A refusal: the title and detail of a problem document, if it is one.
-fn refused(status: http::StatusCode, body: &[u8]) -> CliError {
-    let problem: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+pub(super) fn refused(problem: &serde_json::Value) -> Option<CliError> {
     let member = |name: &str| problem[name].as_str().map(output::one_line);
-    CliError::Failed(match (member("title"), member("detail")) {
-        (Some(title), Some(detail)) => format!("{title}: {detail}"),
-        (Some(title), None) => title,
-        _ => format!("the admin plane answered {status}"),
-    })
+    let title = member("title")?;
+    Some(CliError::Failed(match member("detail") {
+        Some(detail) => format!("{title}: {detail}"),
+        None => title,
+    }))
 }
 
 #[cfg(test)]
 #[path = "client_tests.rs"]
-mod tests;
+pub(super) mod tests;

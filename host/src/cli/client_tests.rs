@@ -13,7 +13,7 @@ use crate::http::server::{ConnectionLimits, Server};
 
 const LONG: Duration = Duration::from_secs(60);
 
-fn args(admin: impl ToString) -> ClientArgs {
+pub(crate) fn args(admin: impl ToString) -> ClientArgs {
     ClientArgs {
         admin: admin.to_string(),
         token: Some(Token("open sesame 1234".replace(' ', "-"))),
@@ -22,7 +22,7 @@ fn args(admin: impl ToString) -> ClientArgs {
     }
 }
 
-fn call(body: Vec<u8>) -> Call {
+pub(crate) fn call(body: Vec<u8>) -> Call {
     Call {
         method: Method::POST,
         path: "/v1/handlers/get?region=a".to_owned(),
@@ -36,7 +36,7 @@ fn call(body: Vec<u8>) -> Call {
 }
 
 /// Serves one kind of answer; what was asked is kept.
-fn serve(
+pub(crate) fn serve(
     answer: impl Fn() -> Answer + Clone + Send + Sync + 'static,
 ) -> (SocketAddr, Arc<Mutex<Vec<Request<()>>>>) {
     let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();

@@ -10,9 +10,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 use super::change::Regions;
-use super::client::{Call, ClientArgs, DEPLOY_TIMEOUT, ask};
+use super::client::{Call, ClientArgs, DEPLOY_TIMEOUT};
 use super::configure::ConfigArgs;
-use super::{CliError, handlers, operation, output, signature};
+use super::{CliError, deploy_lines, handlers, operation, output, signature};
 use crate::config::MAX_COMPONENT_BYTES_CEILING;
 use crate::deployments::{Outline, Share};
 use crate::http::documents::{Deployed, DeployedSlot};
@@ -76,7 +76,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         body: component.into(),
         timeout: DEPLOY_TIMEOUT,
     };
-    ask(&args.client, call, show)
+    deploy_lines::deploy(&args.client, call, show)
 }
 
 /// Reads a component, unless it is larger than any may be.

@@ -16,9 +16,13 @@ mod config;
 mod configure;
 mod connect;
 mod deploy;
+mod deploy_lines;
 mod dev;
 mod doctor;
+mod feed;
 mod handlers;
+mod lines;
+mod logs;
 mod output;
 mod promote;
 mod rollback;
@@ -59,7 +63,9 @@ enum Command {
     Check(check::Args),
     Deploy(deploy::Args),
     Doctor(doctor::Args),
+    Feed(feed::Args),
     Handlers(handlers::Args),
+    Logs(logs::Args),
     Promote(promote::Args),
     Rollback(rollback::Args),
     Token(token::Args),
@@ -109,7 +115,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Deploy(args) => deploy::run(&args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Feed(args) => feed::run(&args),
         Command::Handlers(args) => handlers::run(&args),
+        Command::Logs(args) => logs::run(&args),
         Command::Promote(args) => promote::run(&args),
         Command::Rollback(args) => rollback::run(&args),
         Command::Token(args) => token::run(&args),
@@ -189,6 +197,7 @@ mod tests {
             ),
             (&["deploy", "get"], "<FILE>"),
             (&["rollback", "get", "--to", "0"], "--to"),
+            (&["feed", "quarantine", "drop"], "--all"),
             (&["dev", "--set", "limits.cpu"], "key=value"),
             (&["srve"], "srve"),
         ] {

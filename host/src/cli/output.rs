@@ -8,12 +8,18 @@ use super::CliError;
 /// Writes a text and a line end to standard output. A reader that has gone
 /// (`tidepool handlers | head`) is no error.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
+    print_on(text).map(drop)
+}
+
+/// As [`print`]; whether the reader is still there.
+pub(super) fn print_on(text: &str) -> Result<bool, CliError> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::Failed(format!(
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::Failed(format!(
             "cannot write to standard output: {error}"
         ))),
-        _ => Ok(()),
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use super::tables::Table;
 use super::{cockroach, postgres};
-use crate::sql::{ServerKind, SqlConfig};
+use crate::sql::{PRIVILEGES, ServerKind, SqlConfig};
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -54,6 +55,30 @@ async fn clock_offset(client: &Client) -> Option<i64> {
     Some(theirs - middle)
 }
 
+/// The tables beside `kv_log`; `there` is the question how many there are of a name. Who does
+/// not make tables reads `tidepool_schema`, and nothing works when he may not.
+async fn others(client: &Client, there: impl Fn(&str) -> String) -> Vec<Table> {
+    let mut tables = Vec::new();
+    for (name, privileges) in PRIVILEGES {
+        if matches!(name, "kv_log" | "tidepool_schema") {
+            continue;
+        }
+        let mut table = Table {
+            name,
+            there: number(client, &there(name)).await == Some(1),
+            missing: Vec::new(),
+        };
+        for privilege in privileges.split(", ").filter(|_| table.there) {
+            let may = format!("SELECT has_table_privilege('{name}', '{privilege}')");
+            if flag(client, &may).await == Some(false) {
+                table.missing.push(privilege);
+            }
+        }
+        tables.push(table);
+    }
+    tables
+}
+
 /// Facts about a CockroachDB.
 pub(super) async fn cockroach(client: &Client, server: ServerKind, role: &str) -> cockroach::Facts {
     let mut settings = Vec::new();
@@ -86,6 +111,13 @@ pub(super) async fn cockroach(client: &Client, server: ServerKind, role: &str) -
                           OR has_schema_privilege(current_schema(), 'CREATE')";
             flag(client, create).await == Some(true)
         },
+        others: others(client, |name| {
+            format!(
+                "SELECT count(*) FROM information_schema.tables \
+                 WHERE table_name = '{name}' AND table_schema = current_schema()"
+            )
+        })
+        .await,
         definition: text(
             client,
             "SELECT create_statement FROM [SHOW CREATE TABLE kv_log]",
@@ -147,6 +179,10 @@ pub(super) async fn postgres(client: &Client, config: &SqlConfig) -> postgres::F
             let create = "SELECT has_schema_privilege(current_schema(), 'CREATE')";
             flag(client, create).await == Some(true)
         },
+        others: others(client, |name| {
+            format!("SELECT count(*) FROM pg_class WHERE oid = to_regclass('{name}')")
+        })
+        .await,
         sees_all: flag(client, "SELECT pg_has_role('pg_read_all_stats', 'USAGE')").await
             == Some(true),
         used_connections: number(

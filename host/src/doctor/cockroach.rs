@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Finding;
+use super::tables::{self, Table};
 use crate::sql::{ServerKind, quote};
 
 /// A cluster setting that makes the feed faster.
@@ -79,6 +80,8 @@ pub(super) struct Facts {
     pub may_select: bool,
     pub may_insert: bool,
     pub may_create: bool,
+    /// The tables beside it.
+    pub others: Vec<Table>,
     /// The table's CREATE statement.
     pub definition: Option<String>,
     /// The table's zone configuration.
@@ -112,6 +115,8 @@ pub(super) fn tunable(facts: &Facts) -> Vec<Finding> {
 
 fn privileges(facts: &Facts) -> Vec<Finding> {
     let role = quote(&facts.role);
+    let database = quote(facts.database.as_deref().unwrap_or("defaultdb"));
+    let create = format!("GRANT CREATE ON DATABASE {database} TO {role};");
     if !facts.table {
         let subject = "table kv_log";
         return vec![match facts.may_create {
@@ -120,10 +125,7 @@ fn privileges(facts: &Facts) -> Vec<Finding> {
                 "it is not there yet; Tidepool creates it when it starts",
             ),
             false => Finding::problem(subject, "it is not there, and this user may not create it")
-                .fixed_by(format!(
-                    "GRANT CREATE ON DATABASE {} TO {role};",
-                    quote(facts.database.as_deref().unwrap_or("defaultdb"))
-                )),
+                .fixed_by(create),
         }];
     }
     let privilege = |name: &str, held: bool, without: &str| match held {
@@ -132,10 +134,13 @@ fn privileges(facts: &Facts) -> Vec<Finding> {
             .costs(without)
             .fixed_by(format!("GRANT {name} ON TABLE kv_log TO {role};")),
     };
-    vec![
+    let mut findings = vec![
         privilege("SELECT", facts.may_select, "nothing can be read"),
         privilege("INSERT", facts.may_insert, "nothing can be written"),
-    ]
+    ];
+    let others = tables::evaluate(&facts.others, &role, facts.may_create, &create);
+    findings.extend(others);
+    findings
 }
 
 fn setting<'a>(facts: &'a Facts, name: &str) -> Option<&'a str> {

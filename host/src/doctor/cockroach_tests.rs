@@ -25,6 +25,7 @@ fn installed() -> Facts {
         may_select: true,
         may_insert: true,
         may_create: true,
+        others: vec![],
         definition: Some("CREATE TABLE public.kv_log (key BYTES NOT NULL)".into()),
         zone: Some(
             "ALTER DATABASE kv CONFIGURE ZONE USING\n\tgc.ttlseconds = 14400,\n\tnum_replicas = 3"

@@ -1,6 +1,7 @@
 //! What is missing on a server, what that costs, and the exact statement to run.
 //!
 //! - `cockroach.rs`, `postgres.rs`: facts in, findings out (pure)
+//! - `tables.rs`: the same of the tables beside the log's (pure)
 //! - `ask.rs`: the facts, asked of a server
 //! - `probe.rs`: a changefeed, tried for real
 //! - `tune.rs`: what makes a CockroachDB's feed fast, set where that is allowed
@@ -11,6 +12,7 @@ mod ask;
 mod cockroach;
 mod postgres;
 mod probe;
+mod tables;
 mod tune;
 
 use crate::cache::redis::{RedisCacheSettings, inspect};

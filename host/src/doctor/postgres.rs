@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Finding;
 use super::cockroach::{boolean, clock};
+use super::tables::{self, Table};
 use crate::sql::quote;
 
 /// The settings that are asked for.
@@ -17,8 +18,9 @@ pub(super) const SETTINGS: &[&str] = &[
 ];
 
 /// Connections beside those that requests share: two that write, one for the feed
-/// of each region (up to 16), and one that makes the tables.
-const OTHER_CONNECTIONS: i64 = 19;
+/// of each region (up to 16), one that makes the tables, three of the deployments and
+/// one of the quarantine.
+const OTHER_CONNECTIONS: i64 = 23;
 
 /// Age after which a transaction that has written is worth a word.
 const LONG: Duration = Duration::from_secs(60);
@@ -38,6 +40,8 @@ pub(super) struct Facts {
     pub may_select: bool,
     pub may_insert: bool,
     pub may_create: bool,
+    /// The tables beside it.
+    pub others: Vec<Table>,
     /// Whether it tells this user of other users' transactions.
     pub sees_all: bool,
     /// Connections of clients, ours included.
@@ -79,6 +83,7 @@ fn setting<'a>(facts: &'a Facts, name: &str) -> Option<&'a str> {
 
 fn privileges(facts: &Facts) -> Vec<Finding> {
     let role = quote(&facts.role);
+    let create = format!("GRANT CREATE ON SCHEMA public TO {role};");
     if !facts.table {
         let subject = "table kv_log";
         return vec![match facts.may_create {
@@ -87,7 +92,7 @@ fn privileges(facts: &Facts) -> Vec<Finding> {
                 "it is not there yet; Tidepool creates it when it starts",
             ),
             false => Finding::problem(subject, "it is not there, and this user may not create it")
-                .fixed_by(format!("GRANT CREATE ON SCHEMA public TO {role};")),
+                .fixed_by(create),
         }];
     }
     let privilege = |name: &str, held: bool, without: &str| match held {
@@ -96,14 +101,17 @@ fn privileges(facts: &Facts) -> Vec<Finding> {
             .costs(without)
             .fixed_by(format!("GRANT {name} ON TABLE kv_log TO {role};")),
     };
-    vec![
+    let mut findings = vec![
         privilege(
             "SELECT",
             facts.may_select,
             "nothing can be read or followed",
         ),
         privilege("INSERT", facts.may_insert, "nothing can be written"),
-    ]
+    ];
+    let others = tables::evaluate(&facts.others, &role, facts.may_create, &create);
+    findings.extend(others);
+    findings
 }
 
 /// What is acknowledged has to be on disk.
@@ -242,6 +250,7 @@ mod tests {
             may_select: true,
             may_insert: true,
             may_create: true,
+            others: vec![],
             sees_all: true,
             used_connections: Some(5),
             oldest_writer_seconds: Some(0),

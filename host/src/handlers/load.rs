@@ -16,6 +16,7 @@ use super::compile::{Compiler, one_line};
 use super::compiled::CompiledCache;
 use super::engine::ServingEngine;
 use super::error::CallError;
+use super::progress::{Progress, Step};
 use super::secrets::SecretError;
 use super::selftest;
 use super::verify::{check_kind, check_world};
@@ -134,15 +135,6 @@ pub struct Timings {
     pub compile: Duration,
     /// The self-test.
     pub self_test: Duration,
-}
-
-impl Timings {
-    /// With those of another time.
-    pub fn add(&mut self, other: Timings) {
-        self.verify += other.verify;
-        self.compile += other.compile;
-        self.self_test += other.self_test;
-    }
 }
 
 /// A component, compiled and linked for one operation.
@@ -275,12 +267,13 @@ impl Loader {
         config: &Arc<Values>,
     ) -> Result<(Program, Timings), LoadError> {
         let mut timings = Timings::default();
-        let loading = self.load_timed(operation, bytes, config, &mut timings);
+        let untold = Progress::untold();
+        let loading = self.load_timed(operation, bytes, config, &mut timings, &untold);
         Ok((loading.await?, timings))
     }
 
     /// As [`Loader::load`]; the times of the steps are known even when one of
-    /// them fails.
+    /// them fails, and each is told when it is done.
     ///
     /// # Errors
     ///
@@ -291,6 +284,7 @@ impl Loader {
         bytes: Bytes,
         config: &Arc<Values>,
         timings: &mut Timings,
+        progress: &Progress,
     ) -> Result<Program, LoadError> {
         check_kind(&bytes, self.max_bytes)?;
         let digest = Digest::of(&bytes);
@@ -299,7 +293,10 @@ impl Loader {
         }
         let made = match self.loaded(operation, digest) {
             Some(loaded) => loaded,
-            None => self.link_timed(operation, digest, bytes, timings).await?,
+            None => {
+                let linking = self.link_timed(operation, digest, bytes, timings, progress);
+                linking.await?
+            }
         };
         let one_at_a_time = self.testing.lock().await;
         // One who asked for the same at the same time may have got here first.
@@ -316,6 +313,7 @@ impl Loader {
         timings.self_test = start.elapsed();
         passed?;
         loaded.passes(config);
+        progress.done(Step::SelfTest, timings.self_test);
 
         let mut all = self.loaded.lock();
         all.retain(|_, loaded| loaded.strong_count() > 0);
@@ -333,20 +331,25 @@ impl Loader {
         digest: Digest,
         bytes: Bytes,
         timings: &mut Timings,
+        progress: &Progress,
     ) -> Result<Arc<Loaded>, LoadError> {
         let size = bytes.len();
         let start = Stopwatch::now();
         let component = self.component(digest, bytes).await;
         timings.compile = start.elapsed();
+        let component = component?;
+        progress.done(Step::Compile, timings.compile);
 
         let start = Stopwatch::now();
-        let pre = self.link(operation, &component?);
+        let pre = self.link(operation, &component);
         timings.verify = start.elapsed();
+        let pre = pre?;
+        progress.done(Step::Verify, timings.verify);
         Ok(Arc::new(Loaded {
             digest,
             size,
             operation,
-            pre: pre?,
+            pre,
             passed: Mutex::default(),
         }))
     }

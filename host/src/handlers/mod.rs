@@ -5,14 +5,16 @@
 //! [`engine`]) unless they have been ([`compiled`]) and calls them once
 //! ([`selftest`]), and the ledger keeps the event (`deployments`). `follow`
 //! reads the ledger, on this host and on every other, and swaps the [`table`] of
-//! the [`registry`]; [`planned`] lets a plan go on, and [`secrets`] has what a
-//! configuration refers to.
+//! the [`registry`]. Each step is told as it is done ([`progress`]). [`planned`]
+//! lets a plan go on, and [`secrets`] has what a configuration refers to.
 //! The walk of a request: the table gives the slot's [`revision`], that takes an
 //! [`instance`] through the slot's door ([`slot`]), the component's answer is
 //! checked ([`answer`]) and counted ([`health`]): a revision that does worse than
-//! the one before is taken back.
+//! the one before is taken back. What it prints, and how it fails, can be read
+//! ([`logs`]).
 
 pub mod answer;
+mod brake;
 pub mod compile;
 pub mod compiled;
 pub mod engine;
@@ -22,8 +24,10 @@ pub mod health;
 pub mod instance;
 pub mod listing;
 pub mod load;
+pub mod logs;
 pub mod planned;
 mod pool;
+pub mod progress;
 pub mod registry;
 pub mod revision;
 pub mod rollout;

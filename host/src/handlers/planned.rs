@@ -5,6 +5,7 @@
 use std::time::Instant as Stopwatch;
 
 use super::follow::HOST;
+use super::progress::Progress;
 use super::registry::Registry;
 use super::rollout::{Actor, region_has_done};
 use crate::deployments::{Command, HostReport, LedgerError, Plan};
@@ -47,7 +48,10 @@ impl Registry {
                 source: HOST.to_owned(),
             };
             // Somebody else may have been first: then there is nothing to do.
-            if let Err(error) = self.command(&command, &by, Stopwatch::now()).await {
+            if let Err(error) = self
+                .command(&command, &by, Stopwatch::now(), &Progress::untold())
+                .await
+            {
                 tracing::warn!(%operation, %error, "a plan waits: its step cannot be kept");
             }
         }

@@ -298,6 +298,11 @@ impl Registry {
         &self.regions
     }
 
+    /// The slot of an operation. `region` is a position in [`Registry::regions`].
+    pub fn slot(&self, region: usize, operation: Operation) -> &Arc<Slot> {
+        &self.slots[index(region, operation)]
+    }
+
     /// The revision that a slot runs for a key. `region` is a position in
     /// [`Registry::regions`].
     pub fn pick(&self, region: usize, operation: Operation, key: &str) -> Arc<Revision> {

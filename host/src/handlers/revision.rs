@@ -3,18 +3,20 @@
 //! when the last goes after a swap, so does everything here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant as Stopwatch};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::mpsc;
 
 use super::answer::Answer;
+use super::brake::PerSecond;
 use super::engine::{ServingEngine, TICK};
 use super::error::CallError;
 use super::health::{self, Health};
 use super::instance::Instance;
 use super::load::{Loaded, Program};
+use super::logs::{Line, LineKind};
 use super::pool::Pool;
 use super::slot::Slot;
 use crate::cache::Decision;
@@ -26,6 +28,9 @@ use crate::wit_host::wasi::HandlerOutput;
 
 /// Failures of one revision that are logged in full per second.
 const LOGGED_FAILURES_PER_SECOND: u64 = 5;
+
+/// Printed lines of one revision that are logged per second.
+const LOGGED_LINES_PER_SECOND: u64 = 100;
 
 /// Of how many calls one is counted in the health of a revision that is not on
 /// trial: enough to compare the next one with.
@@ -87,8 +92,8 @@ pub struct Revision {
     health: Arc<Health>,
     trial: ArcSwapOption<Trial>,
     failures: AtomicU64,
-    log_second: AtomicI64,
-    logged: AtomicU64,
+    failing: PerSecond,
+    printing: Arc<PerSecond>,
 }
 
 impl Revision {
@@ -114,8 +119,8 @@ impl Revision {
             health: Arc::default(),
             trial: ArcSwapOption::empty(),
             failures: AtomicU64::new(0),
-            log_second: AtomicI64::new(0),
-            logged: AtomicU64::new(0),
+            failing: PerSecond::default(),
+            printing: Arc::default(),
         }
     }
 
@@ -297,7 +302,7 @@ impl Revision {
         half + u32::try_from(self.entropy.next_u64() % spread).unwrap_or(0)
     }
 
-    /// Printed lines become log lines.
+    /// Printed lines become log lines, and are kept for who asks for them.
     fn output(&self) -> HandlerOutput {
         let RevisionInfo {
             region,
@@ -305,8 +310,22 @@ impl Revision {
             number,
             ..
         } = self.info.clone();
+        let (slot, clock) = (Arc::clone(&self.slot), Arc::clone(&self.clock));
+        let printing = Arc::clone(&self.printing);
         HandlerOutput::new(move |line| {
-            tracing::info!(target: "handler", region = &*region, %operation, revision = number, "{line}");
+            let now = clock.now_micros();
+            match printing.before(now) {
+                ..LOGGED_LINES_PER_SECOND => {
+                    tracing::info!(target: "handler", region = &*region, %operation, revision = number, "{line}");
+                }
+                LOGGED_LINES_PER_SECOND => {
+                    let logs = "the handler prints more; for this second see `tidepool logs`";
+                    tracing::warn!(target: "handler", region = &*region, %operation, revision = number, "{logs}");
+                }
+                _ => {}
+            }
+            let line = Line::new(now, number, LineKind::Printed, line);
+            slot.log().add(line);
         })
     }
 
@@ -315,12 +334,9 @@ impl Revision {
             return;
         }
         self.failures.fetch_add(1, Ordering::Relaxed);
-        let second = self.clock.now_micros() / 1_000_000;
-        if self.log_second.swap(second, Ordering::Relaxed) != second {
-            self.logged.store(0, Ordering::Relaxed);
-        }
-        // One that fails every call would fill a disk; the counter has them all.
-        let logged = self.logged.fetch_add(1, Ordering::Relaxed);
+        let now = self.clock.now_micros();
+        // The counter has them all.
+        let logged = self.failing.before(now);
         if logged < LOGGED_FAILURES_PER_SECOND {
             let text = error.log_text();
             // The backtrace comes last: the first line has all to search for.
@@ -336,14 +352,23 @@ impl Revision {
                 backtrace,
                 "the handler failed: {what}"
             );
+            self.keep(now, &format!("the handler failed: {text}"));
         } else if logged == LOGGED_FAILURES_PER_SECOND {
+            const NO_MORE: &str = "the handler keeps failing; no more is logged in this second";
             tracing::error!(
                 region = &*self.info.region,
                 operation = %self.info.operation,
                 revision = self.info.number,
-                "the handler keeps failing; no more is logged in this second"
+                "{NO_MORE}"
             );
+            self.keep(now, NO_MORE);
         }
+    }
+
+    /// Keeps what is said of a failure, for who asks for it.
+    fn keep(&self, at: i64, text: &str) {
+        let line = Line::new(at, self.info.number, LineKind::Failed, text);
+        self.slot.log().add(line);
     }
 }
 

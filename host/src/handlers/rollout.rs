@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
 use super::load::{LoadError, Timings};
+use super::progress::{Progress, Step};
 use super::registry::Registry;
 use crate::config::Secret;
 use crate::deployments::{
@@ -157,12 +158,17 @@ pub struct Deployed {
 }
 
 impl Registry {
-    /// Deploys a component.
+    /// Deploys a component, and tells its steps.
     ///
     /// # Errors
     ///
     /// See [`DeployError`].
-    pub async fn deploy(&self, upload: Upload, by: &Actor) -> Result<Deployed, DeployError> {
+    pub async fn deploy(
+        &self,
+        upload: Upload,
+        by: &Actor,
+        progress: &Progress,
+    ) -> Result<Deployed, DeployError> {
         let start = Stopwatch::now();
         let Upload {
             operation,
@@ -194,11 +200,16 @@ impl Registry {
         let mut timings = Timings::default();
         for config in configs {
             let config = Arc::new(self.resolve(&config).await?);
-            let loading = self.loader.load(operation, component.clone(), &config);
-            timings.add(loading.await?.1);
+            let bytes = component.clone();
+            let loading = self
+                .loader
+                .load_timed(operation, bytes, &config, &mut timings, progress);
+            loading.await?;
         }
+        let storing = Stopwatch::now();
         // The handler that comes with this host too: others come with another.
         self.ledger.put_component(digest, component).await?;
+        progress.done(Step::Store, storing.elapsed());
         let candidate = Candidate {
             operation,
             digest,
@@ -220,7 +231,7 @@ impl Registry {
                 pause,
             },
         };
-        let (slots, problems) = self.command(&command, by, start).await?;
+        let (slots, problems) = self.command(&command, by, start, progress).await?;
         Ok(Deployed {
             digest,
             size,
@@ -246,6 +257,7 @@ impl Registry {
         command: &Command,
         by: &Actor,
         start: Stopwatch,
+        progress: &Progress,
     ) -> Result<(Vec<Swapped>, Vec<String>), DeployError> {
         let (before, after) = self.append(command, by).await?;
         let Some((operation, regions)) = command.subject(&after) else {
@@ -277,7 +289,10 @@ impl Registry {
         }
         let problems = match after.seq == before.seq {
             true => Vec::new(),
-            false => self.wait_for_hosts(after.seq, &mut slots, start).await,
+            false => {
+                self.wait_for_hosts(after.seq, &mut slots, start, progress)
+                    .await
+            }
         };
         Ok((slots, problems))
     }
@@ -423,6 +438,20 @@ impl Registry {
         self.known_token(text).await
     }
 
+    /// Whether a token that was let in still holds.
+    ///
+    /// # Errors
+    ///
+    /// See [`TokenError`].
+    pub async fn token_holds(&self, id: &str) -> Result<(), TokenError> {
+        if let Err(error) = self.catch_up().await {
+            tracing::warn!(%error, "a token is judged by what was known");
+        }
+        let state = self.known.lock().await;
+        let token = state.token(id).ok_or(TokenError::Unknown)?;
+        token.holds(self.now_micros())
+    }
+
     async fn known_token(&self, text: &str) -> Result<TokenRecord, TokenError> {
         let state = self.known.lock().await;
         token::verify(text, |id| state.token(id), self.now_micros()).cloned()
@@ -435,6 +464,7 @@ impl Registry {
         seq: u64,
         slots: &mut [Swapped],
         start: Stopwatch,
+        progress: &Progress,
     ) -> Vec<String> {
         let deadline = Stopwatch::now() + WAIT_FOR_HOSTS;
         loop {
@@ -447,7 +477,12 @@ impl Registry {
             };
             for slot in slots.iter_mut().filter(|slot| slot.live.is_none()) {
                 if region_has_done(&hosts, &slot.region, seq) {
-                    slot.live = Some(start.elapsed());
+                    let live = start.elapsed();
+                    slot.live = Some(live);
+                    if !slot.unchanged {
+                        let (region, revision) = (slot.region.clone(), slot.revision);
+                        progress.done(Step::Live { region, revision }, live);
+                    }
                 }
             }
             let left = slots.iter().any(|slot| {

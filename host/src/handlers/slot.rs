@@ -1,5 +1,5 @@
 //! A slot's door: how many calls of one operation in one region run at a
-//! time, and how many may wait.
+//! time, and how many may wait. What its revisions say is kept here too.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
 use super::error::CallError;
+use super::logs::HandlerLog;
 use crate::config::Handlers;
 
 /// The door of one (region, operation). It outlives revisions: a swap does
@@ -20,6 +21,7 @@ pub struct Slot {
     waiting: AtomicUsize,
     left: Notify,
     settings: Handlers,
+    log: HandlerLog,
 }
 
 impl Slot {
@@ -30,7 +32,13 @@ impl Slot {
             waiting: AtomicUsize::new(0),
             left: Notify::new(),
             settings,
+            log: HandlerLog::default(),
         }
+    }
+
+    /// What its revisions print, and how they fail.
+    pub fn log(&self) -> &HandlerLog {
+        &self.log
     }
 
     /// The bounds of the slot.

@@ -12,16 +12,20 @@ use std::time::Duration;
 use http::header::HeaderMap;
 use http::{Method, Request, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming as HttpBody};
+use tokio::sync::watch;
 
 use super::authority::{Authority, Who};
 use super::deploying::{self, Change};
+use super::quarantine::Quarantined;
 use super::query::Query;
 use super::region::{Readiness, Region, RegionReport};
 use super::respond::{self, Answer, Kind, Problem};
-use super::tokens;
+use super::stream::Streams;
+use super::{logs, tokens, upload};
 use crate::config::Settings;
 use crate::deployments::Refusal;
 use crate::handlers::registry::Registry;
+use crate::quarantine::Keeper;
 use crate::trust::signature::TrustedKeys;
 use crate::trust::token::Action;
 
@@ -35,8 +39,10 @@ pub struct AdminPlane(Arc<Inner>);
 struct Inner {
     regions: Vec<Arc<Region>>,
     registry: Arc<Registry>,
+    keeper: Arc<Keeper>,
     authority: Authority,
     trusted: Arc<TrustedKeys>,
+    streams: Streams,
     max_component_bytes: usize,
     body_timeout: Duration,
 }
@@ -50,7 +56,11 @@ enum Route<'a> {
     Handlers,
     Deploy { operation: &'a str },
     Change { change: Change, operation: &'a str },
+    Logs { operation: &'a str },
     Audit,
+    Quarantine,
+    Replay,
+    DropQuarantined,
     CreateToken,
     Tokens,
     RevokeToken { id: &'a str },
@@ -58,19 +68,23 @@ enum Route<'a> {
 
 impl AdminPlane {
     /// The admin plane of these regions. `open`: while the settings have no token,
-    /// none is asked for.
+    /// none is asked for. `stop`: when answers that have no end are to end.
     pub fn new(
         regions: Vec<Arc<Region>>,
         registry: Arc<Registry>,
+        keeper: Arc<Keeper>,
         trusted: Arc<TrustedKeys>,
         settings: &Settings,
         open: bool,
+        stop: watch::Receiver<bool>,
     ) -> AdminPlane {
         AdminPlane(Arc::new(Inner {
             regions,
             registry,
+            keeper,
             authority: Authority::new(settings.admin.token.clone(), open),
             trusted,
+            streams: Streams::new(settings.http.idle_timeout, stop),
             max_component_bytes: settings.handlers.max_component_bytes,
             body_timeout: settings.http.body_timeout,
         }))
@@ -110,7 +124,13 @@ fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Problem> {
             Some(change) => (Route::Change { change, operation }, "POST"),
             None => return Err(no_such_path()),
         },
+        ["v1", "logs", operation] => (Route::Logs { operation }, "GET"),
         ["v1", "audit"] => (Route::Audit, "GET"),
+        ["v1", "feed", "quarantine"] if method == Method::DELETE => {
+            (Route::DropQuarantined, "DELETE")
+        }
+        ["v1", "feed", "quarantine"] => (Route::Quarantine, "GET"),
+        ["v1", "feed", "quarantine", "replay"] => (Route::Replay, "POST"),
         ["v1", "tokens"] if method == Method::POST => (Route::CreateToken, "POST"),
         ["v1", "tokens"] => (Route::Tokens, "GET"),
         ["v1", "tokens", id] => (Route::RevokeToken { id }, "DELETE"),
@@ -141,11 +161,19 @@ impl Inner {
     ) -> Result<Answer, Problem> {
         match route {
             Route::Healthz | Route::Readyz => {}
-            Route::Regions | Route::CaughtUp { .. } | Route::Handlers | Route::Audit => {
+            Route::Regions
+            | Route::CaughtUp { .. }
+            | Route::Handlers
+            | Route::Audit
+            | Route::Logs { .. }
+            | Route::Quarantine => {
                 who.may(&Action::Read)?;
             }
             // Judged with the regions, which are read there.
-            Route::Deploy { .. } | Route::Change { .. } => {}
+            Route::Deploy { .. }
+            | Route::Change { .. }
+            | Route::Replay
+            | Route::DropQuarantined => {}
             Route::CreateToken | Route::Tokens | Route::RevokeToken { .. } => {
                 who.may(&Action::Admin)?;
             }
@@ -157,18 +185,42 @@ impl Inner {
             Route::Handlers => deploying::list(&self.registry).await,
             Route::Deploy { operation } => {
                 let bounds = (self.max_component_bytes, self.body_timeout);
-                let trusted = &self.trusted;
-                deploying::deploy(&self.registry, operation, request, trusted, who, bounds).await
+                let (trusted, streams) = (&self.trusted, &self.streams);
+                deploying::deploy(
+                    &self.registry,
+                    operation,
+                    request,
+                    trusted,
+                    who,
+                    streams,
+                    bounds,
+                )
+                .await
             }
             Route::Change { change, operation } => {
                 deploying::change(&self.registry, change, operation, &request, who).await
             }
+            Route::Logs { operation } => {
+                let operation = upload::known(operation)?;
+                logs::logs(&self.registry, operation, request.uri(), who, &self.streams)
+            }
             Route::Audit => deploying::audit(&self.registry, request.uri()).await,
+            Route::Quarantine => self.quarantined().list(request.uri()).await,
+            Route::Replay => self.quarantined().replay(request.uri(), who).await,
+            Route::DropQuarantined => self.quarantined().drop_entries(request.uri(), who).await,
             Route::CreateToken => {
                 tokens::create(&self.registry, request, &who.actor, self.body_timeout).await
             }
             Route::Tokens => tokens::list(&self.registry).await,
             Route::RevokeToken { id } => tokens::revoke(&self.registry, id, &who.actor).await,
+        }
+    }
+
+    fn quarantined(&self) -> Quarantined<'_> {
+        Quarantined {
+            regions: &self.regions,
+            registry: &self.registry,
+            keeper: &self.keeper,
         }
     }
 

@@ -32,6 +32,7 @@ pub(super) struct Authority {
 }
 
 /// Who was let in, and what for.
+#[derive(Clone)]
 pub(super) struct Who {
     /// For the record.
     pub actor: Actor,
@@ -53,6 +54,19 @@ impl Who {
         let regions: Vec<&str> = regions.unwrap_or_default().iter().map(|it| &**it).collect();
         let regions = &regions;
         self.may(&Action::Deploy { regions, operation })
+    }
+
+    /// Whether they are still let in, for an answer that has no end.
+    ///
+    /// # Errors
+    ///
+    /// Their token was revoked, or has expired.
+    pub async fn holds(&self, registry: &Registry) -> Result<(), Problem> {
+        let Some(token) = &self.token else {
+            return Ok(());
+        };
+        let holds = registry.token_holds(&token.id).await;
+        holds.map_err(|error| Problem::new(Kind::Unauthorized, error.to_string()))
     }
 
     /// Whether they may do this.

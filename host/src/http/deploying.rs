@@ -15,15 +15,17 @@ use super::documents::{
 };
 use super::query::Query;
 use super::respond::{self, Answer, Kind, Problem};
-use super::signed;
+use super::stream::{self, Streams};
 use super::upload::{known, said, share};
+use super::{deploy_lines, signed};
 use crate::deployments::plan::{Ending, Step};
 use crate::deployments::{Command, LedgerError, Plan, Refusal, Share};
 use crate::handlers::listing::Listed;
 use crate::handlers::load::LoadError;
 use crate::handlers::planned::Waits;
+use crate::handlers::progress::Progress;
 use crate::handlers::registry::Registry;
-use crate::handlers::rollout::{DeployError, Swapped};
+use crate::handlers::rollout::{self, DeployError, Swapped};
 use crate::model::Operation;
 use crate::trust::signature::TrustedKeys;
 use crate::trust::token::CreateError;
@@ -69,31 +71,45 @@ pub(super) async fn list(registry: &Registry) -> Result<Answer, Problem> {
 
 /// `POST /v1/handlers/{operation}`
 pub(super) async fn deploy(
-    registry: &Registry,
+    registry: &Arc<Registry>,
     operation: &str,
     request: Request<HttpBody>,
     trusted: &Arc<TrustedKeys>,
     who: &Who,
+    streams: &Streams,
     (max_bytes, body_timeout): (usize, Duration),
 ) -> Result<Answer, Problem> {
     let unread = !request.body().is_end_stream();
     let said = said(operation, &request);
     let mut upload = said.map_err(|problem| problem.close(unread))?;
     let regions = upload.rollout.regions();
-    let slots_of = upload.operation;
-    who.may_deploy(slots_of, regions.as_deref())
+    who.may_deploy(upload.operation, regions.as_deref())
         .map_err(|problem| problem.close(unread))?;
     let signature = signed::of(request.headers(), trusted);
     let signature = signature.map_err(|error| Problem::from(error).close(unread))?;
+    let lines = stream::is_wanted(request.headers());
+    let start = Stopwatch::now();
     upload.component = read_body(request.into_body(), max_bytes, body_timeout).await?;
+    let received = start.elapsed();
     upload.signature = signature.clone();
     let signer = signed::verify(trusted, upload.component.clone(), signature).await?;
     if let Some(signer) = signer {
         upload.note = format!("signed by {signer}");
     }
-    let done = registry.deploy(upload, &who.actor).await?;
-    let document = Deployed {
-        operation: operation.to_owned(),
+    if lines {
+        return deploy_lines::deploy(registry, upload, who.actor.clone(), received, streams);
+    }
+    let operation = upload.operation;
+    let untold = Progress::untold();
+    let done = registry.deploy(upload, &who.actor, &untold);
+    let document = deployed(operation, done.await?);
+    Ok(respond::json(StatusCode::OK, &document))
+}
+
+/// What a deployment did, as a document.
+pub(super) fn deployed(operation: Operation, done: rollout::Deployed) -> Deployed {
+    Deployed {
+        operation: operation.name().to_owned(),
         digest: done.digest.to_string(),
         size: done.size as u64,
         timings: Timings {
@@ -103,10 +119,9 @@ pub(super) async fn deploy(
             total_ms: millis(done.total),
         },
         slots: done.slots.into_iter().map(deployed_slot).collect(),
-        plan: done.plan.map(|plan| planned(slots_of, &plan, None)),
+        plan: done.plan.map(|plan| planned(operation, &plan, None)),
         problems: done.problems,
-    };
-    Ok(respond::json(StatusCode::OK, &document))
+    }
 }
 
 /// `POST /v1/handlers/{operation}/{change}`
@@ -140,7 +155,9 @@ pub(super) async fn change(
             to: query.number("to")?,
         },
     };
-    let (slots, problems) = registry.command(&command, &who.actor, start).await?;
+    let untold = Progress::untold();
+    let done = registry.command(&command, &who.actor, start, &untold);
+    let (slots, problems) = done.await?;
     let slots = slots.into_iter().map(|slot| RolledBackSlot {
         from: slot.from,
         slot: deployed_slot(slot),
@@ -260,7 +277,7 @@ fn listed(listed: Listed) -> HandlerRevision {
     }
 }
 
-fn millis(time: Duration) -> f64 {
+pub(super) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 

@@ -63,6 +63,82 @@ pub struct DeployedSlot {
     pub live_ms: Option<f64>,
 }
 
+/// A line of the answer to a deployment that asks for lines (`Accept:
+/// application/x-ndjson`). The last one is `Done` or `Problem`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum DeployLine {
+    /// It is done.
+    Done {
+        /// As the answer to one that does not ask for lines.
+        done: Deployed,
+    },
+    /// It is not done.
+    Problem {
+        /// A problem document.
+        problem: serde_json::Value,
+    },
+    /// A step is done.
+    Step(DeployStep),
+    /// Something that a newer Tidepool knows.
+    Other(serde_json::Value),
+}
+
+/// A step of a deployment that is done.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DeployStep {
+    /// `received`, `compile`, `verify`, `self-test`, `store` and, for each region,
+    /// `live`. One that was not needed is not there.
+    pub step: String,
+    /// The region that is live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Its revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// How long it took, in milliseconds; `live`: from the request's end.
+    pub ms: f64,
+}
+
+/// A line of the answer to `GET /v1/logs/{operation}`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LogEntry {
+    /// A handler printed it, or failed.
+    Line(LogLine),
+    /// The reader was too slow for what came.
+    Missed {
+        /// So many lines are gone.
+        missed: u64,
+        /// The region that they were of.
+        region: String,
+    },
+    /// Why nothing more comes.
+    Problem {
+        /// A problem document.
+        problem: serde_json::Value,
+    },
+    /// Something that a newer Tidepool knows.
+    Other(serde_json::Value),
+}
+
+/// What a handler printed, or how it failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When, as RFC 3339 in UTC.
+    pub at: String,
+    /// The region.
+    pub region: String,
+    /// The operation.
+    pub operation: String,
+    /// The revision.
+    pub revision: u64,
+    /// `printed` or `failed`.
+    pub kind: String,
+    /// What it says; a failure may have several lines.
+    pub text: String,
+}
+
 /// The answer to a change without a component: `POST
 /// /v1/handlers/{operation}/rollback`, `/promote` and `/abort`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -108,6 +184,50 @@ pub struct AuditEntry {
     pub summary: String,
     /// What, as it is kept.
     pub event: serde_json::Value,
+}
+
+/// The answer to `GET /v1/feed/quarantine`: the newest first, at most 1000.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct QuarantineList {
+    /// Rows that were set aside.
+    pub entries: Vec<QuarantinedRow>,
+    /// How many there are.
+    pub total: u64,
+}
+
+/// A row that no `hydrate` handler could decide about.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct QuarantinedRow {
+    /// The region.
+    pub region: String,
+    /// The key.
+    pub key: String,
+    /// The version.
+    pub version: i64,
+    /// When it was set aside, as RFC 3339 in UTC.
+    pub at: String,
+    /// Why.
+    pub why: String,
+}
+
+/// The answer to `POST /v1/feed/quarantine/replay`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Replayed {
+    /// Rows that have left the quarantine.
+    pub replayed: u64,
+    /// Rows that stay, with why.
+    pub failed: Vec<QuarantinedRow>,
+    /// Rows that were not tried in time.
+    pub left: u64,
+    /// Regions whose rows have to be replayed at one of their hosts.
+    pub elsewhere: Vec<String>,
+}
+
+/// The answer to `DELETE /v1/feed/quarantine`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Rows that were forgotten.
+    pub dropped: u64,
 }
 
 /// What `POST /v1/tokens` asks for.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::cache::CacheStats;
 use crate::feed::FeedCounts;
 use crate::hydrate::{HydratorStatus, ScanProgress};
+use crate::quarantine::Keeper;
 use crate::wit_host::context::Backends;
 
 /// A region of this process.
@@ -24,6 +25,8 @@ pub struct Region {
     pub backends: Arc<Backends>,
     /// What its hydrator is doing.
     pub status: Arc<HydratorStatus>,
+    /// Where the rows are that its hydrator could not decide about.
+    pub quarantine: Arc<Keeper>,
     /// How far it may be behind the log and still be ready.
     pub max_lag: Duration,
 }
@@ -48,6 +51,11 @@ pub struct RegionReport {
     pub rows_applied: u64,
     /// Rows that were evicted because the `hydrate` handler failed.
     pub rows_evicted_by_fallback: u64,
+    /// Those of them that were set aside, each by itself, since this process began.
+    pub rows_set_aside: u64,
+    /// Rows of the region that are in the quarantine. None while the database has not
+    /// said; it may be half a minute old.
+    pub quarantined: Option<u64>,
     /// What the feed has met that should not be, since this process began.
     pub feed: FeedCounts,
     /// The last error of the feed or the handler, if any.
@@ -109,6 +117,8 @@ impl Region {
             scan: self.status.scan(),
             rows_applied: self.status.rows_applied(),
             rows_evicted_by_fallback: self.status.rows_evicted_by_fallback(),
+            rows_set_aside: self.status.rows_set_aside(),
+            quarantined: self.quarantine.count(&self.name),
             feed: self.status.feed(),
             last_error: self.status.last_error(),
             cache: self.backends.cache.stats(),
@@ -126,10 +136,13 @@ mod tests {
     use crate::feed::Position;
     use crate::hydrate::Progress;
     use crate::log::sqlite::{SqliteDatabase, SqliteLog, SqliteSettings};
+    use crate::quarantine::sqlite::SqliteQuarantine;
 
     fn region(name: &str, folder: &std::path::Path) -> Arc<Region> {
         let clock = Arc::new(ManualClock::at(1_000_000));
         let database = SqliteDatabase::open(folder, clock.clone(), SqliteSettings::default());
+        let database = database.unwrap();
+        let quarantine = Arc::new(SqliteQuarantine::new(database.clone()));
         let entropy = Arc::new(SeededEntropy::new(1));
         let settings = MemoryCacheSettings::default();
         Arc::new(Region {
@@ -137,12 +150,13 @@ mod tests {
             name: name.into(),
             address: ([127, 0, 0, 1], 1).into(),
             backends: Arc::new(Backends {
-                log: Arc::new(SqliteLog::new(database.unwrap())),
+                log: Arc::new(SqliteLog::new(database)),
                 cache: Arc::new(MemoryCache::new(settings, clock.clone(), entropy)),
-                clock,
+                clock: clock.clone(),
                 max_value_bytes: 1,
             }),
             status: Arc::default(),
+            quarantine: Arc::new(Keeper::new(quarantine, clock)),
             max_lag: Duration::from_secs(1),
         })
     }

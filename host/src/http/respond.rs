@@ -15,17 +15,17 @@ use http::header::{
     ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 use hyper::body::Body;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::body::BodyError;
 use super::route::RouteError;
+use super::stream::OutBody;
 use crate::model::Version;
 
 /// An answer.
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<OutBody>;
 
 /// When a client that was refused for now should come back, unless something
 /// better is known. Queues here are shorter than a second.
@@ -188,8 +188,8 @@ impl Problem {
         &self.detail
     }
 
-    /// The answer.
-    pub fn into_answer(self) -> Answer {
+    /// What is sent of it.
+    pub fn document(&self) -> Value {
         let mut document = Map::new();
         document.insert(
             "type".to_owned(),
@@ -201,10 +201,15 @@ impl Problem {
         if let Some(version) = self.version {
             document.insert("version".to_owned(), version.0.into());
         }
-        for (name, value) in self.members {
-            document.entry(name).or_insert(value);
+        for (name, value) in &self.members {
+            document.entry(name).or_insert_with(|| value.clone());
         }
-        let body = Bytes::from(Value::Object(document).to_string());
+        Value::Object(document)
+    }
+
+    /// The answer.
+    pub fn into_answer(self) -> Answer {
+        let body = Bytes::from(self.document().to_string());
         let mut answer = answer(
             self.kind.status(),
             HeaderValue::from_static("application/problem+json"),
@@ -264,7 +269,7 @@ impl From<BodyError> for Problem {
 
 /// An answer with a body.
 pub fn answer(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Answer {
-    let mut answer = Response::new(Full::new(body));
+    let mut answer = Response::new(OutBody::from(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, content_type);
     answer
@@ -272,7 +277,7 @@ pub fn answer(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Ans
 
 /// An answer without a body.
 pub fn empty(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(OutBody::from(Bytes::new()));
     *answer.status_mut() = status;
     answer
 }
@@ -305,7 +310,7 @@ pub fn without_body(mut answer: Answer) -> Answer {
         .headers_mut()
         .entry(CONTENT_LENGTH)
         .or_insert_with(|| HeaderValue::from(length));
-    answer.map(|_| Full::default())
+    answer.map(|_| OutBody::from(Bytes::new()))
 }
 
 /// A version as an entity tag: `"17"`.

@@ -12,9 +12,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
+use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
@@ -24,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::connection::{Marked, Patience, Pulse, drive};
 use super::drain::{AbortOnDrop, Drain, Member, Wanted};
+use super::respond::Answer;
 use super::socket::Socket;
 use super::tls::Tls;
 
@@ -130,7 +129,7 @@ impl Server {
     ) -> usize
     where
         S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+        F: Future<Output = Answer> + Send + 'static,
     {
         let drain = Arc::new(Drain::default());
         let _abort = AbortOnDrop(Arc::clone(&drain));
@@ -187,7 +186,7 @@ async fn accept<S, F>(
     drain: &Arc<Drain>,
 ) where
     S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Answer> + Send + 'static,
 {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -235,7 +234,7 @@ async fn serve<S, F>(
     drain: &Drain,
 ) where
     S: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Answer> + Send + 'static,
 {
     // Answers are written whole; waiting to fill a packet only adds delay.
     let _ = socket.set_nodelay(true);

@@ -1,13 +1,16 @@
 //! Tests of `server`, over real sockets on free ports. They wait for what the
 //! server does, never for a time to pass.
 
-use http::{StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use http_body_util::Full;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::super::body::{BodyError, read_body};
+use super::super::respond;
 use super::*;
 
 /// Longer than any of these tests may take.
@@ -63,7 +66,11 @@ fn start(limits: ConnectionLimits) -> Running {
                 }
                 _ => {}
             }
-            Response::new(Full::new(Bytes::from_static(b"done")))
+            respond::answer(
+                StatusCode::OK,
+                HeaderValue::from_static("text/plain"),
+                "done".into(),
+            )
         }
     };
     let server = tokio::spawn(server.run(service, limits, stopped));

@@ -2,6 +2,10 @@
 //!
 //! - `component.rs`: the decisions of the region's `hydrate` component
 //! - `worker.rs`: the loop from the feed to the cache
+//! - `decide.rs`: decisions about a batch, whatever the component does
+//! - `bisect.rs`: finding the rows that it fails on (pure)
+//! - `replay.rs`: trying a row again that was set aside
+//! - `backoff.rs`: waits that double
 //! - `position.rs`: what the worker keeps in the cache about where it is
 //! - `status.rs`: what others can see of it
 //! - `scan.rs`: how far a scan is, and how long it will take
@@ -9,10 +13,16 @@
 //! What to do with a row is decided by somebody else, through [`Decide`]: in a
 //! region that is the `hydrate` component. Whatever it answers, or fails to, the
 //! worker here keeps the feed moving and the cache true: it saves a position only
-//! when everything before it was applied, and evicts what nobody decided about.
+//! when everything before it was applied, and evicts what nobody decided about. Single
+//! rows that cannot be decided about are set aside in the
+//! [`quarantine`](crate::quarantine).
 
+mod backoff;
+mod bisect;
 pub mod component;
+mod decide;
 mod position;
+pub mod replay;
 mod scan;
 mod status;
 mod worker;
@@ -27,6 +37,7 @@ use crate::cache::{Cache, Decision};
 use crate::clock::Entropy;
 use crate::feed::FeedSource;
 use crate::model::Row;
+use crate::quarantine::Keeper;
 
 pub use scan::ScanProgress;
 pub use status::{HydratorStatus, Progress};
@@ -44,13 +55,37 @@ pub trait Decide: Send + Sync {
     }
 }
 
+/// How long one try to decide may take.
+const DECIDE_WAIT: Duration = Duration::from_secs(10);
+
+/// One try to decide, of a bounded time: a decision for each row.
+async fn ask(
+    decide: &dyn Decide,
+    rows: &Arc<[Row]>,
+    wait: Duration,
+) -> Result<Vec<Decision>, String> {
+    match tokio::time::timeout(wait, decide.decide(rows)).await {
+        Ok(Ok(decisions)) if decisions.len() == rows.len() => Ok(decisions),
+        Ok(Ok(decisions)) => Err(format!(
+            "{} decisions for {} rows",
+            decisions.len(),
+            rows.len()
+        )),
+        Ok(Err(why)) => Err(why),
+        Err(_) => Err(format!("no decision within {wait:?}")),
+    }
+}
+
 /// Bounds of a hydrator's waits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HydratorSettings {
-    /// How often a batch without decisions is tried again before it is evicted.
+    /// How often a batch without decisions is tried again before it is halved.
     pub decide_retries: u32,
     /// How long one try may take.
     pub decide_wait: Duration,
+    /// How long all tries together may take that look for the rows of a batch that
+    /// cannot be decided about. What is not found by then is evicted.
+    pub bisect_wait: Duration,
     /// First wait between two tries; doubles with each.
     pub decide_backoff: Duration,
     /// First wait before an interrupted feed is opened again; doubles with each
@@ -74,7 +109,8 @@ impl Default for HydratorSettings {
     fn default() -> Self {
         HydratorSettings {
             decide_retries: 3,
-            decide_wait: Duration::from_secs(10),
+            decide_wait: DECIDE_WAIT,
+            bisect_wait: Duration::from_secs(30),
             decide_backoff: Duration::from_millis(20),
             reopen_backoff: Duration::from_millis(50),
             reopen_backoff_max: Duration::from_secs(5),
@@ -96,6 +132,8 @@ pub struct Hydrator {
     pub cache: Arc<dyn Cache>,
     /// Who decides.
     pub decide: Arc<dyn Decide>,
+    /// Where rows go that cannot be decided about.
+    pub quarantine: Arc<Keeper>,
     /// What others see.
     pub status: Arc<HydratorStatus>,
     /// For the jitter of waits and the mark of a scan.

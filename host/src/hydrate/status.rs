@@ -29,6 +29,7 @@ pub struct HydratorStatus {
     feed: Mutex<FeedCounts>,
     applied: AtomicU64,
     evicted_by_fallback: AtomicU64,
+    set_aside: AtomicU64,
     interruptions: AtomicU64,
     last_error: Mutex<Option<String>>,
 }
@@ -41,6 +42,7 @@ impl Default for HydratorStatus {
             feed: Mutex::new(FeedCounts::default()),
             applied: AtomicU64::new(0),
             evicted_by_fallback: AtomicU64::new(0),
+            set_aside: AtomicU64::new(0),
             interruptions: AtomicU64::new(0),
             last_error: Mutex::new(None),
         }
@@ -94,6 +96,11 @@ impl HydratorStatus {
         self.evicted_by_fallback.load(Ordering::Relaxed)
     }
 
+    /// Those of them that were set aside, each by itself.
+    pub fn rows_set_aside(&self) -> u64 {
+        self.set_aside.load(Ordering::Relaxed)
+    }
+
     /// How often the feed had to be opened again.
     pub fn interruptions(&self) -> u64 {
         self.interruptions.load(Ordering::Relaxed)
@@ -137,6 +144,10 @@ impl HydratorStatus {
     pub(super) fn evicted_by_fallback(&self, rows: usize) {
         self.evicted_by_fallback
             .fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_aside(&self, rows: usize) {
+        self.set_aside.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
     pub(super) fn interrupted(&self) {

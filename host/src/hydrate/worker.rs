@@ -20,10 +20,11 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use super::backoff::Backoff;
+use super::decide::decide;
 use super::position::Saved;
 use super::{Hydrator, Progress};
-use crate::cache::{CacheError, Decision};
-use crate::clock::Entropy;
+use crate::cache::CacheError;
 use crate::feed::{Event, Feed, FeedError, Position};
 use crate::model::Row;
 
@@ -200,90 +201,19 @@ async fn save(hydrator: &Hydrator, kept: &mut Option<Position>, saved: Saved) ->
 }
 
 async fn apply(hydrator: &Hydrator, rows: Arc<[Row]>) -> Result<(), Ended> {
-    let decisions = match decide(hydrator, &rows).await {
-        Some(decisions) => decisions,
-        None => {
-            // Always right: the next read of these keys goes to the log.
-            hydrator.status.evicted_by_fallback(rows.len());
-            vec![Decision::Evict; rows.len()]
+    let found = decide(hydrator, &rows).await;
+    // Evicting is always right: the next read of these keys goes to the log.
+    hydrator.cache.apply(&rows, &found.decisions).await?;
+    for (row, why) in &found.aside {
+        if let Some(row) = rows.get(*row) {
+            hydrator.quarantine.set_aside(&hydrator.region, row, why);
         }
-    };
-    hydrator.cache.apply(&rows, &decisions).await?;
-    hydrator.status.applied(rows.len());
+    }
+    let status = &hydrator.status;
+    status.set_aside(found.aside.len());
+    status.evicted_by_fallback(found.aside.len() + found.given_up);
+    status.applied(rows.len());
     Ok(())
-}
-
-/// A decision for each row; `None` when there is none to be had. Every try may
-/// meet another handler: a swap is how a bad one is repaired.
-async fn decide(hydrator: &Hydrator, rows: &Arc<[Row]>) -> Option<Vec<Decision>> {
-    let settings = &hydrator.settings;
-    let mut backoff = Backoff::new(settings.decide_backoff, settings.reopen_backoff_max);
-    let mut tries = 0;
-    loop {
-        let why = match timeout(settings.decide_wait, hydrator.decide.decide(rows)).await {
-            Ok(Ok(decisions)) if decisions.len() == rows.len() => return Some(decisions),
-            Ok(Ok(decisions)) => format!("{} decisions for {} rows", decisions.len(), rows.len()),
-            Ok(Err(why)) => why,
-            Err(_) => format!("no decision within {:?}", settings.decide_wait),
-        };
-        let region = &*hydrator.region;
-        hydrator
-            .status
-            .error(format!("the hydrate handler failed: {why}"));
-        if tries == settings.decide_retries {
-            let other = timeout(settings.decide_wait, hydrator.decide.otherwise(rows, &why));
-            if let Ok(Some(decisions)) = other.await
-                && decisions.len() == rows.len()
-            {
-                return Some(decisions);
-            }
-            tracing::error!(
-                region,
-                why,
-                rows = rows.len(),
-                "the hydrate handler failed; its rows are evicted"
-            );
-            return None;
-        }
-        tries += 1;
-        tracing::warn!(
-            region,
-            why,
-            tries,
-            "the hydrate handler failed; it is tried again"
-        );
-        sleep(backoff.next(&*hydrator.entropy)).await;
-    }
-}
-
-/// Waits that double, each with a random half so that many do not come back at
-/// once.
-struct Backoff {
-    first: Duration,
-    max: Duration,
-    next: Duration,
-}
-
-impl Backoff {
-    fn new(first: Duration, max: Duration) -> Backoff {
-        Backoff {
-            first,
-            max,
-            next: first,
-        }
-    }
-
-    fn reset(&mut self) {
-        self.next = self.first;
-    }
-
-    fn next(&mut self, entropy: &dyn Entropy) -> Duration {
-        let whole = self.next.min(self.max);
-        self.next = whole.saturating_mul(2);
-        let half = whole / 2;
-        // The upper 32 bits, as a fraction.
-        half + half.mul_f64((entropy.next_u64() >> 32) as f64 / f64::from(u32::MAX))
-    }
 }
 
 #[cfg(test)]

@@ -83,6 +83,15 @@ pub const MIGRATIONS: &[&str] = &[
         );
     DROP TABLE revisions;
     DROP TABLE components;",
+    // Rows of the feed that were set aside, one for each key of a region.
+    "CREATE TABLE quarantine (
+        region TEXT NOT NULL,
+        key TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        at INTEGER NOT NULL, -- microseconds since the Unix epoch
+        why TEXT NOT NULL,
+        PRIMARY KEY (region, key)
+    ) WITHOUT ROWID;",
 ];
 
 /// What a file says about itself.

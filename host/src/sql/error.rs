@@ -189,11 +189,12 @@ fn explain_db(error: &DbError, role: &str) -> String {
 }
 
 /// What a host needs on each table.
-pub(crate) const PRIVILEGES: [(&str, &str); 5] = [
+pub(crate) const PRIVILEGES: [(&str, &str); 6] = [
     ("tidepool_schema", "SELECT, INSERT"),
     ("tidepool_deployments", "SELECT, INSERT"),
     ("tidepool_components", "SELECT, INSERT, UPDATE, DELETE"),
     ("tidepool_hosts", "SELECT, INSERT, UPDATE, DELETE"),
+    ("tidepool_quarantine", "SELECT, INSERT, UPDATE, DELETE"),
     ("kv_log", "SELECT, INSERT"),
 ];
 

@@ -1,5 +1,5 @@
-//! Speaking to PostgreSQL and CockroachDB: what log, feed, deployments and checks
-//! share. It must not know what a table holds.
+//! Speaking to PostgreSQL and CockroachDB: what log, feed, deployments, quarantine
+//! and checks share. It must not know what a table holds.
 //!
 //! - `url.rs`: from `DATABASE_URL` to what a connection needs (pure but for the
 //!   certificate files)
@@ -27,6 +27,6 @@ mod url;
 pub use connect::{Backoff, ConnectionTask, connect_dedicated, ready_to_write};
 pub(crate) use error::PRIVILEGES;
 pub use error::{Class, SqlError, classify, quote};
-pub use pool::Pool;
+pub use pool::{Pool, TRIES};
 pub use server::{NotSupported, ServerKind};
 pub use url::{SqlConfig, UrlError};

@@ -1,6 +1,6 @@
 //! A few connections that many requests share: tokio-postgres sends what one of
 //! them is asked at once, whatever is still to be answered. It must not repeat a
-//! request: whoever asks knows whether that is harmless.
+//! request unless it is told that this is harmless.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,12 +10,16 @@ use futures_util::future::{BoxFuture, select_all};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Statement};
 
 use super::connect::{Backoff, connect_dedicated};
-use super::error::SqlError;
+use super::error::{Class, SqlError};
 use super::server::ServerKind;
 use super::url::SqlConfig;
+
+/// How often what others have got in the way of, or what can be repeated, is tried.
+pub const TRIES: usize = 5;
 
 /// What is done with a new connection before it is used, for example to prepare
 /// statements.
@@ -103,6 +107,47 @@ impl<P: Send + Sync + 'static> Pool<P> {
             Ok((session, ..)) => Ok(session),
             Err(_) => Err(self.last_error()),
         }
+    }
+
+    /// Runs a statement that can be repeated, and repeats it when others got in its way
+    /// or its answer was lost, up to [`TRIES`] times.
+    ///
+    /// # Errors
+    ///
+    /// Why the last try failed.
+    pub async fn query(
+        &self,
+        statement: fn(&P) -> &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, SqlError> {
+        let mut backoff = Backoff::new(self.config.request_timeout);
+        let mut tries = 1;
+        loop {
+            match self.query_once(statement, parameters).await {
+                Err(SqlError::Statement {
+                    class: Class::Retry | Class::Ambiguous | Class::Lost,
+                    ..
+                }) if tries < TRIES => {
+                    tries += 1;
+                    backoff.wait().await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn query_once(
+        &self,
+        statement: fn(&P) -> &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, SqlError> {
+        let session = self.session().await?;
+        let found = session
+            .client
+            .query(statement(&session.prepared), parameters);
+        let found = timeout(self.config.request_timeout, found).await;
+        let found = found.map_err(|_| self.config.silent())?;
+        found.map_err(|error| self.config.statement_error(&error))
     }
 
     fn last_error(&self) -> SqlError {

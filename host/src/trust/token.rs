@@ -145,6 +145,22 @@ impl TokenRecord {
         Ok((text, record))
     }
 
+    /// Whether it can still be used.
+    ///
+    /// # Errors
+    ///
+    /// It was taken back, or has ended.
+    pub fn holds(&self, now: i64) -> Result<(), TokenError> {
+        let id = || self.id.clone();
+        if self.revoked_at.is_some() {
+            return Err(TokenError::Revoked { id: id() });
+        }
+        if self.expires_at.is_some_and(|end| end <= now) {
+            return Err(TokenError::Expired { id: id() });
+        }
+        Ok(())
+    }
+
     /// Whether its scopes together allow an action: of a deployment, every
     /// region by one of them.
     pub fn allows(&self, action: &Action<'_>) -> bool {
@@ -330,13 +346,7 @@ pub fn verify<'a>(
     if !bool::from(SecretHash::of(&secret).0.ct_eq(&record.hash.0)) {
         return Err(TokenError::Unknown);
     }
-    let id = || record.id.clone();
-    if record.revoked_at.is_some() {
-        return Err(TokenError::Revoked { id: id() });
-    }
-    if record.expires_at.is_some_and(|end| end <= now) {
-        return Err(TokenError::Expired { id: id() });
-    }
+    record.holds(now)?;
     Ok(record)
 }
 

@@ -16,7 +16,7 @@ use tidepool::app::App;
 use tidepool::config::Settings;
 use tidepool::handlers::answer::{Answer, AnswerBody};
 use tidepool::http::data::answered;
-use tidepool::http::respond::{Kind, Problem};
+use tidepool::http::respond::{self, Kind, Problem};
 use tidepool::http::route::{self, Route};
 use tidepool::http::server::{BoxFuture, ConnectionLimits, Server};
 use tidepool::model::State;
@@ -53,7 +53,7 @@ pub fn native(
 }
 
 /// What the `get` component does for a hit, as a function of the host.
-async fn native_get(backends: Arc<Backends>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn native_get(backends: Arc<Backends>, request: Request<Incoming>) -> respond::Answer {
     let (parts, _) = request.into_parts();
     let kv = match route::parse(&parts.method, &parts.uri, &parts.headers) {
         Ok(Route::Kv(kv)) => kv,

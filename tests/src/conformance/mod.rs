@@ -10,3 +10,4 @@ pub mod cache;
 pub mod feed;
 pub mod ledger;
 pub mod log;
+pub mod quarantine;

@@ -222,3 +222,40 @@ async fn a_component_for_a_newer_world_is_passed_over_by_hosts_that_do_not_know_
     asked.deploy("get", &built::fixture("tagged-b"), None).await;
     assert_eq!(tag(cluster.region("eu-west-1")).await.as_deref(), Some("b"));
 }
+
+#[tokio::test]
+async fn what_a_region_has_set_aside_is_seen_everywhere_and_replayed_there() {
+    let cluster = tidepool_tests::Cluster::with(|setup| setup.set("handlers.trial=0s")).await;
+    let (there, elsewhere) = ("us-east-1", "eu-west-1");
+    let component = built::fixture("hydrate-poison");
+    cluster.deploy("hydrate", &component, Some(there)).await;
+    let version = cluster.region(elsewhere).write("poison", "v").await;
+    cluster.all_caught_up(version).await;
+    let get = || cluster.region(there).get("/kv/poison").send();
+    says(get().await, "v", "MISS");
+    let other = &cluster.member(elsewhere).host;
+    let start = std::time::Instant::now();
+    // It is written by the host of that region.
+    loop {
+        let listed = other.cli(&["feed", "quarantine"]).await;
+        if listed.success().contains("poison") {
+            assert!(listed.stdout.contains(there), "{listed:?}");
+            break;
+        }
+        assert!(start.elapsed() < tidepool_tests::PATIENCE, "{listed:?}");
+    }
+    let back = ["rollback", "hydrate", "--region", there];
+    other.cli(&back).await.success();
+    let replay = ["feed", "quarantine", "replay"];
+    let told = other.cli(&replay).await;
+    let told = told.success();
+    assert!(
+        told.contains("replayed 0") && told.contains("us-east-1 is served by other hosts"),
+        "{told}"
+    );
+    let here = &cluster.member(there).host;
+    assert_eq!(here.cli(&replay).await.success().trim(), "replayed 1");
+    says(get().await, "v", "HIT");
+    let listed = other.cli(&["feed", "quarantine"]).await;
+    assert_eq!(listed.success().trim(), "nothing is set aside");
+}

@@ -7,6 +7,7 @@ mod endless;
 mod hydrate;
 mod instances;
 mod limits;
+mod quarantine;
 mod traps;
 mod waits;
 

@@ -176,6 +176,7 @@ async fn a_missing_privilege_names_its_grant() {
         "tidepool_deployments",
         "tidepool_components",
         "tidepool_hosts",
+        "tidepool_quarantine",
     ] {
         assert!(
             grants.contains(&format!(" ON TABLE {table} TO ")),

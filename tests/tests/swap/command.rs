@@ -22,6 +22,12 @@ fn lines(listing: &str, words: &[&str]) -> usize {
     listing.lines().filter(has).count()
 }
 
+/// What a deployment did, by its last line of JSON.
+fn done(printed: &str) -> Value {
+    let last: Value = serde_json::from_str(printed.lines().last().unwrap()).unwrap();
+    last["done"].clone()
+}
+
 #[tokio::test]
 async fn a_deploy_to_one_region_changes_that_region_only() {
     let server = Server::start().await;
@@ -142,8 +148,7 @@ async fn a_rollback_goes_to_any_revision_also_a_later_one() {
     // The next deployment gets a number that was never used.
     let deploy = ["deploy", "get", &fixture("stateful"), "--json"];
     let ran = server.cli(&deploy).await;
-    let deployed: Value = serde_json::from_str(ran.success()).unwrap();
-    for slot in deployed["slots"].as_array().unwrap() {
+    for slot in done(ran.success())["slots"].as_array().unwrap() {
         assert_eq!(slot["revision"], 4);
     }
 }
@@ -161,8 +166,7 @@ async fn a_deploy_of_what_runs_already_changes_nothing_and_says_so() {
     let said = ran.success();
     assert_eq!(said.matches("ran it already").count(), 1, "{said}");
     let ran = server.cli(&["deploy", "get", &tagged, "--json"]).await;
-    let deployed: Value = serde_json::from_str(ran.success()).unwrap();
-    for slot in deployed["slots"].as_array().unwrap() {
+    for slot in done(ran.success())["slots"].as_array().unwrap() {
         assert_eq!(slot["unchanged"], true, "{slot}");
         assert_eq!(slot["revision"], 2, "{slot}");
     }

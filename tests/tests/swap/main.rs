@@ -1,11 +1,13 @@
 //! Replacing handlers while they serve: by command, across restarts, under
-//! load, and from a watched folder.
+//! load, and from a watched folder; and what is seen of it meanwhile.
 
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
 mod command;
 mod configuration;
+mod logs;
 mod plans;
+mod progress;
 mod restart;
 mod rollout;
 mod tokens;

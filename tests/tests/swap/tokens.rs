@@ -47,6 +47,23 @@ async fn a_token_may_do_what_its_scopes_say_until_it_is_revoked() {
     );
     assert_eq!(deploys(&deployer, "get", "").await, 403);
     assert_eq!(deploys(&deployer, "put", "?region=us-east-1").await, 403);
+    // What was set aside is replayed by who may change what hydrates.
+    let (hydrates, _) = made(&root, &["deploy:us-east-1:hydrate"]).await;
+    let hydrates = server.admin().clone().with_token(&hydrates);
+    let east = "/v1/feed/quarantine/replay?region=us-east-1";
+    let everywhere = "/v1/feed/quarantine/replay";
+    for (plane, path, status) in [
+        (&reader, east, 403),
+        (&deployer, east, 403),
+        (&hydrates, everywhere, 403),
+        (&hydrates, east, 200),
+    ] {
+        assert_eq!(plane.post(path).send().await.status, status, "{path}");
+    }
+    let quarantine = "/v1/feed/quarantine";
+    reader.get(quarantine).send().await.expect(200);
+    let dropped = reader.delete(quarantine).send().await;
+    dropped.problem(403, "forbidden");
     for plane in [&reader, &deployer] {
         let answer = plane.get("/v1/tokens").send().await;
         answer.problem(403, "forbidden");

@@ -39,6 +39,10 @@ async fn a_rebuilt_component_is_live_within_a_second() {
         );
         let deployed = ["deployed a rebuilt component", "get.wasm"];
         server.log().lines(round + 1, &deployed).await;
+        // Step by step, and a component that is loaded already has fewer of them.
+        assert_eq!(server.log().count(&["live", "get.wasm"]), 3 * (round + 1));
+        let tested = server.log().count(&["self-test", "get.wasm", "ms="]);
+        assert_eq!(tested, (round + 1).min(2));
         fastest = fastest.min(start.elapsed());
         for region in REGIONS {
             let tag = tag(server.region(region)).await;

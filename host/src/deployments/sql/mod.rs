@@ -30,7 +30,7 @@ use super::ledger::{
     ALIVE, AppendError, HostReport, KEEP_UNUSED, LONGEST_WAIT, Ledger, LedgerError, PAGE, checked,
     micros, number,
 };
-use crate::sql::{Backoff, Class, Pool, SqlConfig, SqlError, classify, ready_to_write};
+use crate::sql::{Backoff, Class, Pool, SqlConfig, TRIES, classify, ready_to_write};
 use statements::Statements;
 
 /// Connections for requests; there is one more that listens.
@@ -44,9 +44,6 @@ const CHUNKS_AT_ONCE: usize = 8;
 
 /// After how long a host that says nothing is forgotten.
 const FORGET_HOST: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How often what others have got in the way of, or what can be repeated, is tried.
-const TRIES: usize = 5;
 
 /// The ledger on a server.
 #[derive(Debug)]
@@ -91,35 +88,8 @@ impl SqlLedger {
         statement: fn(&Statements) -> &Statement,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, LedgerError> {
-        let mut backoff = Backoff::new(self.config.request_timeout);
-        let mut tries = 1;
-        loop {
-            match self.run_once(statement, parameters).await {
-                Ok(rows) => return Ok(rows),
-                Err(SqlError::Statement {
-                    class: Class::Retry | Class::Ambiguous | Class::Lost,
-                    ..
-                }) if tries < TRIES => {
-                    tries += 1;
-                    backoff.wait().await;
-                }
-                Err(error) => return Err(refused(error)),
-            }
-        }
-    }
-
-    async fn run_once(
-        &self,
-        statement: fn(&Statements) -> &Statement,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, SqlError> {
-        let session = self.pool.session().await?;
-        let found = session
-            .client
-            .query(statement(&session.prepared), parameters);
-        let found = timeout(self.config.request_timeout, found).await;
-        let found = found.map_err(|_| self.config.silent())?;
-        found.map_err(|error| self.config.statement_error(&error))
+        let rows = self.pool.query(statement, parameters).await;
+        rows.map_err(refused)
     }
 
     /// Wakes the hosts, this one too. Who does not hear of it looks by himself.

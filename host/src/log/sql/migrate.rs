@@ -120,6 +120,25 @@ const MIGRATIONS: &[Migration] = &[
         )",
         ],
     },
+    // Rows of the feed that were set aside: see `quarantine`.
+    Migration {
+        postgres: "CREATE TABLE IF NOT EXISTS tidepool_quarantine (
+            region text NOT NULL,
+            key bytea NOT NULL,
+            version int8 NOT NULL,
+            at int8 NOT NULL, -- microseconds since the Unix epoch
+            why text NOT NULL,
+            PRIMARY KEY (region, key)
+        );",
+        cockroach: &["CREATE TABLE IF NOT EXISTS tidepool_quarantine (
+            region STRING NOT NULL,
+            key BYTES NOT NULL,
+            version INT8 NOT NULL,
+            at INT8 NOT NULL,
+            why STRING NOT NULL,
+            PRIMARY KEY (region, key)
+        )"],
+    },
 ];
 
 /// The migration that makes the tables of the deployments.
