@@ -446,9 +446,12 @@ async fn open_registry(
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Arc<Registry>, AppError> {
     let handlers = &settings.handlers;
-    // Every slot full, its idle instances beside it, and one in its self-test.
+    // Every slot full, its idle instances beside it, those that answer hits at hand
+    // for a revision and its canary, and one in its self-test.
     let per_slot = handlers.concurrency + handlers.idle_instances;
-    let instances = parts.len() * Operation::ALL.len() * per_slot + 1;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let at_hand = parts.len() * 2 * threads;
+    let instances = parts.len() * Operation::ALL.len() * per_slot + at_hand + 1;
     let instances = u32::try_from(instances).unwrap_or(u32::MAX);
     let engine = ServingEngine::new(settings.limits.clone(), instances)?;
     let compiled = CompiledCache::open(

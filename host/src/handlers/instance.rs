@@ -27,7 +27,7 @@ use crate::wit_host::worlds::{
 
 /// What the host lets an answer exceed `limits.response_bytes` by before the
 /// copy out of the component is refused: headers and the like.
-const RESPONSE_SLACK_BYTES: usize = 1 << 20;
+pub(super) const RESPONSE_SLACK_BYTES: usize = 1 << 20;
 
 enum Handle {
     Get(TypedFunc<GetParams, RequestResult>),

@@ -147,6 +147,8 @@ pub struct Loaded {
     pub operation: Operation,
     /// Ready to be instantiated.
     pub pre: InstancePre<Context>,
+    /// The same for calls that do not wait, where there are such.
+    pub quick: Option<InstancePre<Context>>,
     /// The configurations with which it has passed its self-test last.
     passed: Mutex<VecDeque<Arc<Values>>>,
 }
@@ -342,6 +344,7 @@ impl Loader {
 
         let start = Stopwatch::now();
         let pre = self.link(operation, &component);
+        let quick = self.link_quick(operation, &component);
         timings.verify = start.elapsed();
         let pre = pre?;
         progress.done(Step::Verify, timings.verify);
@@ -350,6 +353,7 @@ impl Loader {
             size,
             operation,
             pre,
+            quick,
             passed: Mutex::default(),
         }))
     }
@@ -422,6 +426,27 @@ impl Loader {
         linker
             .instantiate_pre(component)
             .map_err(|error| LoadError::ImportMismatch(one_line(&format!("{error:#}"))))
+    }
+
+    /// What cannot be linked like that is always called in the usual way.
+    fn link_quick(
+        &self,
+        operation: Operation,
+        component: &Component,
+    ) -> Option<InstancePre<Context>> {
+        if operation != Operation::Get {
+            return None;
+        }
+        let linker = worlds::linker_at_hand(self.engine.engine(), component);
+        let linked = linker.and_then(|linker| match linker {
+            Some(linker) => linker.instantiate_pre(component).map(Some),
+            None => Ok(None),
+        });
+        linked.unwrap_or_else(|error| {
+            let error = one_line(&format!("{error:#}"));
+            tracing::debug!(error, "hits of a component are answered in the usual way");
+            None
+        })
     }
 
     async fn self_test(&self, program: &Program) -> Result<(), LoadError> {

@@ -8,7 +8,8 @@
 //! the [`registry`]. Each step is told as it is done ([`progress`]). [`planned`]
 //! lets a plan go on, and [`secrets`] has what a configuration refers to.
 //! The walk of a request: the table gives the slot's [`revision`], that takes an
-//! [`instance`] through the slot's door ([`slot`]), the component's answer is
+//! [`instance`] through the slot's door ([`slot`]; `quick` does without both for a
+//! hit at hand), the component's answer is
 //! checked ([`answer`]) and counted ([`health`]): a revision that does worse than
 //! the one before is taken back. What it prints, and how it fails, can be read
 //! ([`logs`]).
@@ -28,6 +29,7 @@ pub mod logs;
 pub mod planned;
 mod pool;
 pub mod progress;
+mod quick;
 pub mod registry;
 pub mod revision;
 pub mod rollout;

@@ -309,6 +309,17 @@ impl Registry {
         self.table.pick(index(region, operation), key)
     }
 
+    /// Does something at once with the revision that [`Registry::pick`] would give.
+    pub fn with<R>(
+        &self,
+        region: usize,
+        operation: Operation,
+        key: &str,
+        then: impl FnOnce(&Revision) -> R,
+    ) -> R {
+        self.table.with(index(region, operation), key, then)
+    }
+
     /// The revision that a slot runs for every key that a canary does not get.
     pub fn current(&self, region: usize, operation: Operation) -> Arc<Revision> {
         self.table.active(index(region, operation))

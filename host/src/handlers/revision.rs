@@ -18,10 +18,11 @@ use super::instance::Instance;
 use super::load::{Loaded, Program};
 use super::logs::{Line, LineKind};
 use super::pool::Pool;
+use super::quick::QuickPool;
 use super::slot::Slot;
 use crate::cache::Decision;
 use crate::clock::{Clock, Entropy};
-use crate::model::{Operation, Row};
+use crate::model::{Operation, Row, State};
 use crate::wit_host::bindings::tidepool::kv::types::{Failure, Request};
 use crate::wit_host::context::{Backends, Incoming};
 use crate::wit_host::wasi::HandlerOutput;
@@ -89,6 +90,7 @@ pub struct Revision {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     pool: Pool<Instance>,
+    quick: QuickPool,
     health: Arc<Health>,
     trial: ArcSwapOption<Trial>,
     failures: AtomicU64,
@@ -109,6 +111,7 @@ impl Revision {
     ) -> Revision {
         Revision {
             pool: Pool::new(slot.settings().idle_instances),
+            quick: QuickPool::new(),
             info,
             program,
             slot,
@@ -141,7 +144,7 @@ impl Revision {
 
     /// Calls so far, and how many of them failed through the component.
     pub fn counts(&self) -> (u64, u64) {
-        (self.pool.uses(), self.failures.load(Ordering::Relaxed))
+        (self.uses_so_far(), self.failures.load(Ordering::Relaxed))
     }
 
     /// How it does.
@@ -156,7 +159,7 @@ impl Revision {
 
     /// Whether and since when a call is counted.
     fn watch(&self) -> Option<Stopwatch> {
-        let counted = self.trial.load().is_some() || self.pool.uses().is_multiple_of(SAMPLE);
+        let counted = self.trial.load().is_some() || self.uses_so_far().is_multiple_of(SAMPLE);
         counted.then(Stopwatch::now)
     }
 
@@ -167,7 +170,7 @@ impl Revision {
         self.health.record(second, bad, since.elapsed());
         let trial = self.trial.load();
         let Some(trial) = trial.as_ref() else { return };
-        if !bad && !self.pool.uses().is_multiple_of(JUDGE_EVERY) {
+        if !bad && !self.uses_so_far().is_multiple_of(JUDGE_EVERY) {
             return;
         }
         if tick > trial.until {
@@ -206,6 +209,31 @@ impl Revision {
                 reason,
             });
         }
+    }
+
+    fn uses_so_far(&self) -> u64 {
+        self.pool.uses() + self.quick.uses()
+    }
+
+    /// Answers a GET from what the cache has, here and now. It takes no place in the
+    /// slot: it ends before its thread does anything else. `None`: it cannot be, and
+    /// `incoming` is still to be answered by [`Revision::request`].
+    pub fn request_at_hand(
+        &self,
+        request: Request,
+        state: State,
+        incoming: &mut Option<Box<Incoming>>,
+    ) -> Option<Result<Answer, Failure>> {
+        let since = self.watch();
+        let make = || (self.output(), self.instance_uses());
+        let asked = (request, state);
+        let answered = self
+            .quick
+            .request(&self.engine, &self.program, asked, incoming, make)?;
+        if let Some(since) = since {
+            self.watched(since, is_bad_answer(&answered));
+        }
+        Some(answered)
     }
 
     /// Answers a request.
@@ -251,8 +279,10 @@ impl Revision {
             }
             Err(error) => Err(error),
         };
-        if let Some(since) = since {
-            self.watched(since, !matches!(result, Ok(Ok(_))));
+        // One that fails is compared on the very rows (`Decide::otherwise`): a row that
+        // nobody can decide about is not this revision's fault.
+        if let Some(since) = since.filter(|_| matches!(result, Ok(Ok(_)))) {
+            self.watched(since, false);
         }
         result
     }
@@ -266,7 +296,7 @@ impl Revision {
                     &self.program,
                     Arc::clone(&self.backends),
                     self.output(),
-                    self.uses(),
+                    self.instance_uses(),
                 );
                 made.await.inspect_err(|error| self.failed(error))
             }
@@ -295,7 +325,7 @@ impl Revision {
     }
 
     /// Calls that the next instance serves: half to all of the setting.
-    fn uses(&self) -> u32 {
+    fn instance_uses(&self) -> u32 {
         let all = self.slot.settings().instance_uses.max(1);
         let half = all.div_ceil(2);
         let spread = u64::from(all - half) + 1;
@@ -376,11 +406,17 @@ impl Revision {
 /// stands behind it.
 fn is_bad(result: &Result<Result<Answer, Failure>, CallError>) -> bool {
     match result {
-        Ok(Ok(answer)) => {
+        Ok(answered) => is_bad_answer(answered),
+        Err(error) => error.is_the_components(),
+    }
+}
+
+fn is_bad_answer(answered: &Result<Answer, Failure>) -> bool {
+    match answered {
+        Ok(answer) => {
             answer.status.is_server_error() && !matches!(answer.status.as_u16(), 503 | 504)
         }
-        Ok(Err(failure)) => matches!(failure, Failure::Internal(_)),
-        Err(error) => error.is_the_components(),
+        Err(failure) => matches!(failure, Failure::Internal(_)),
     }
 }
 

@@ -94,6 +94,11 @@ impl Table {
         Arc::clone(self.slots.load()[slot].of(key))
     }
 
+    /// Does something at once with the revision that a slot runs for a key.
+    pub fn with<R>(&self, slot: usize, key: &str, then: impl FnOnce(&Revision) -> R) -> R {
+        then(self.slots.load()[slot].of(key))
+    }
+
     /// The revision that a slot runs for what has no key.
     pub fn active(&self, slot: usize) -> Arc<Revision> {
         Arc::clone(&self.slots.load()[slot].active)

@@ -63,19 +63,27 @@ impl DataPlane {
         let (parts, body) = request.into_parts();
         match route::parse(&parts.method, &parts.uri, &parts.headers) {
             Ok(Route::Kv(kv)) if kv.operation == Operation::Get => {
-                let mut incoming = Box::new(Incoming {
+                let incoming = Box::new(Incoming {
                     key: kv.key.clone(),
                     parts,
                     body: Bytes::new(),
                     cached: Cached::Missing,
                 });
-                // A hit in process memory needs no waiting, and a smaller future.
-                match inner.at_hand(&kv) {
-                    Some(state) => {
+                // A hit in process memory needs no waiting.
+                let Some(state) = inner.at_hand(&kv) else {
+                    return Box::pin(inner.look_and_read(kv, incoming));
+                };
+                let mut asked = Some(incoming);
+                if let Some(answer) = inner.read_at_hand(&kv, state.clone(), &mut asked) {
+                    return ready(answer);
+                }
+                match asked {
+                    Some(mut incoming) => {
                         incoming.cached = Cached::Found(state);
                         Box::pin(inner.read(kv, incoming))
                     }
-                    None => Box::pin(inner.look_and_read(kv, incoming)),
+                    // It is taken only by what gives it back.
+                    None => ready(Problem::new(Kind::Internal, LOST).into_answer()),
                 }
             }
             Ok(Route::Kv(kv)) => Box::pin(inner.write(kv, parts, body)),
@@ -99,6 +107,9 @@ impl DataPlane {
         }
     }
 }
+
+/// What a client is told of a request that is no longer there.
+const LOST: &str = "the request was lost inside the host; try again";
 
 fn ready(answer: respond::Answer) -> BoxFuture<respond::Answer> {
     Box::pin(std::future::ready(answer))
@@ -168,6 +179,30 @@ impl Inner {
         }
     }
 
+    /// GET and HEAD of what the cache has at hand, if that can be done at once.
+    fn read_at_hand(
+        &self,
+        kv: &KvRequest,
+        state: State,
+        incoming: &mut Option<Box<Incoming>>,
+    ) -> Option<respond::Answer> {
+        let key = kv.key.as_str();
+        let asked = request(kv);
+        let answered = self
+            .registry
+            .with(self.region.index, kv.operation, key, |revision| {
+                revision.request_at_hand(asked, state, incoming)
+            })?;
+        let answer = match answered {
+            Ok(answer) => self::answered(answer, key),
+            Err(failure) => failed(failure).into_answer(),
+        };
+        Some(match kv.head {
+            true => respond::without_body(answer),
+            false => answer,
+        })
+    }
+
     /// What the cache has at hand, as fresh as the request asks.
     fn at_hand(&self, kv: &KvRequest) -> Option<State> {
         let cache = &self.region.backends.cache;
@@ -179,7 +214,7 @@ impl Inner {
         let revision = self.registry.pick(region, operation, incoming.key.as_str());
         // For the envelope; the component has the other one.
         let key = incoming.key.clone();
-        match revision.request(request(kv), incoming).await {
+        match revision.request(request(&kv), incoming).await {
             Ok(Ok(answer)) => answered(answer, key.as_str()),
             Ok(Err(failure)) => failed(failure).into_answer(),
             Err(error) => broken(&error, &revision).into_answer(),
@@ -206,28 +241,26 @@ fn freshness(kv: &KvRequest) -> Option<Option<Version>> {
 }
 
 /// A routed request as components see it.
-fn request(kv: KvRequest) -> wit::Request {
+fn request(kv: &KvRequest) -> wit::Request {
     wit::Request {
         consistency: match kv.consistency {
             Consistency::Cached => wit::Consistency::Cached,
             Consistency::AtLeast(version) => wit::Consistency::AtLeast(version.0),
             Consistency::Log => wit::Consistency::Log,
         },
-        condition: match kv.condition {
+        condition: match &kv.condition {
             Condition::None => wit::Condition::None,
             Condition::IfMatch(tags) => wit::Condition::IfMatch(wit_tags(tags)),
             Condition::IfNoneMatch(tags) => wit::Condition::IfNoneMatch(wit_tags(tags)),
         },
-        accept: kv.accept,
+        accept: kv.accept.clone(),
     }
 }
 
-fn wit_tags(tags: Tags) -> wit::Tags {
+fn wit_tags(tags: &Tags) -> wit::Tags {
     match tags {
         Tags::Any => wit::Tags::Any,
-        Tags::Versions(list) => {
-            wit::Tags::Versions(list.into_iter().map(|version| version.0).collect())
-        }
+        Tags::Versions(list) => wit::Tags::Versions(list.iter().map(|version| version.0).collect()),
     }
 }
 

@@ -295,6 +295,14 @@ impl Context {
         self.subject = Subject::None;
     }
 
+    /// Takes the request of the call in progress back, to be tried again elsewhere.
+    pub fn take_incoming(&mut self) -> Option<Box<Incoming>> {
+        match std::mem::replace(&mut self.subject, Subject::None) {
+            Subject::Request(incoming) => Some(incoming),
+            Subject::None | Subject::Batch(_) => None,
+        }
+    }
+
     /// The meter of the call in progress.
     pub fn meter(&self) -> &Arc<CpuMeter> {
         &self.meter

@@ -1,7 +1,7 @@
 //! What the component of each operation may import, and the signature of what
 //! it must export. A test keeps this in step with `wit/worlds.wit`.
 
-use wasmtime::component::Linker;
+use wasmtime::component::{Component, Linker};
 
 use super::bindings::tidepool::kv::types::{Failure, Request, Response, State};
 use super::bindings::tidepool::kv::{
@@ -64,6 +64,28 @@ pub fn linker(
         }
     }
     Ok(linker)
+}
+
+/// A linker that serves what can be answered without a wait, for the component of
+/// the world `get`; everything else that it imports traps. `None`: it imports WASI,
+/// which may wait.
+pub fn linker_at_hand(
+    engine: &wasmtime::Engine,
+    component: &Component,
+) -> wasmtime::Result<Option<Linker<Context>>> {
+    let ty = component.component_type();
+    if ty
+        .imports(engine)
+        .any(|(name, _)| name.starts_with("wasi:"))
+    {
+        return Ok(None);
+    }
+    let mut linker = Linker::new(engine);
+    types::add_to_linker::<_, Own>(&mut linker, own)?;
+    config::add_to_linker::<_, Own>(&mut linker, own)?;
+    http::add_to_linker::<_, Own>(&mut linker, own)?;
+    linker.define_unknown_imports_as_traps(component)?;
+    Ok(Some(linker))
 }
 
 /// The store's data serves every interface itself.
