@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use ::http::Request;
 use hyper::body::Incoming;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::background::Background;
 use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
 use crate::cache::redis::{RedisCache, RedisCacheError, RedisCacheSettings, inspect};
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
@@ -60,6 +62,9 @@ pub enum AppError {
     /// The certificate of the admin plane.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The thread for what gives way to requests.
+    #[error("the system gives no thread for deployments: {0}")]
+    Background(std::io::Error),
     /// The keys that sign components.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -122,6 +127,7 @@ pub struct App {
     stop_following: watch::Sender<bool>,
     serving: JoinSet<()>,
     following: Vec<JoinHandle<()>>,
+    background: Background,
 }
 
 impl App {
@@ -290,9 +296,13 @@ impl App {
             stop_following,
             serving: JoinSet::new(),
             following: Vec::new(),
+            background: Background::start().map_err(AppError::Background)?,
         };
+        let judging = Arc::clone(&registry).judge(follow_rx.clone());
+        app.following.push(tokio::spawn(judging));
         let following = Arc::clone(&registry).follow(follow_rx.clone());
-        app.following.push(tokio::spawn(following));
+        let background = app.background.handle().clone();
+        app.following.push(background.spawn(following));
         let writing = Arc::clone(&quarantine).run(follow_rx.clone());
         app.following.push(tokio::spawn(writing));
         let limits = server_limits(settings);
@@ -332,6 +342,10 @@ impl App {
                 status,
                 quarantine: Arc::clone(&quarantine),
                 max_lag: settings.feed.max_lag,
+                is_complete: {
+                    let registry = Arc::clone(&registry);
+                    Box::new(move || registry.is_complete(index))
+                },
             });
             app.regions.push((name, server.local_addr()));
             app.backends.push(backends);
@@ -342,6 +356,7 @@ impl App {
                 Arc::new(move |request, _| plane.serve(request)),
                 limits,
                 stop_rx.clone(),
+                &Handle::current(),
             );
         }
         let plane = AdminPlane::new(
@@ -357,9 +372,9 @@ impl App {
             let plane = plane.clone();
             Box::pin(async move { plane.serve(request, peer).await })
         };
-        app.answer(admin, Arc::new(service), limits, stop_rx);
+        app.answer(admin, Arc::new(service), limits, stop_rx, &background);
         if let Some(folder) = &settings.watch {
-            app.following.push(tokio::spawn(folder::run(
+            app.following.push(background.spawn(folder::run(
                 folder.clone(),
                 Arc::clone(&app.registry),
                 follow_rx,
@@ -375,8 +390,9 @@ impl App {
         service: Arc<dyn Fn(Request<Incoming>, SocketAddr) -> BoxFuture<Answer> + Send + Sync>,
         limits: ConnectionLimits,
         stop: watch::Receiver<bool>,
+        on: &Handle,
     ) {
-        self.serving.spawn(async move {
+        let serving = async move {
             let cut = server
                 .run(move |request, peer| service(request, peer), limits, stop)
                 .await;
@@ -386,7 +402,8 @@ impl App {
                     "cut connections that did not finish in time (http.drain_timeout)"
                 );
             }
-        });
+        };
+        self.serving.spawn_on(serving, on);
     }
 
     /// Drains and stops: first the servers, so that what they have begun is

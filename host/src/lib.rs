@@ -30,6 +30,7 @@
 //!
 //! # Layout
 //!
+//! [`background`] is the thread of everything that is not a request.
 //! [`trust`] says whose tokens and whose components are taken. [`sql`] is how log,
 //! feed, [`deployments`] and [`quarantine`] speak to PostgreSQL and CockroachDB.
 //! [`config`] is what can be set, [`app`] turns it into running regions and is
@@ -38,6 +39,7 @@
 //! to `handlers`, to `wit_host` and `deployments`, to `cache` and `log`.
 
 pub mod app;
+pub mod background;
 pub mod cache;
 pub mod cli;
 pub mod clock;

@@ -326,7 +326,10 @@ async fn a_misspelt_parameter_does_not_deploy_everywhere() {
         ("regoin=here", "\"regoin\""),
         ("Region=here", "\"Region\""),
         ("region=here&to=3", "\"to\""),
-        ("region=here&region=there", "region, canary once"),
+        (
+            "region=here&region=there",
+            "region, canary, plan, pause once",
+        ),
     ] {
         let answer = running.send(&format!("get?{query}"), &component).await;
         let document = answer.problem(400, "bad-request");

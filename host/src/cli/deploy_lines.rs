@@ -57,7 +57,7 @@ async fn told(args: &ClientArgs, call: Call) -> Result<Deployed, CliError> {
             DeployLine::Step(step) if !args.json && step.step != "received" => {
                 output::print(&show_step(&step))?;
             }
-            DeployLine::Done { done } => return Ok(done),
+            DeployLine::Done { done } => return Ok(*done),
             DeployLine::Problem { problem } => {
                 let unknown = || CliError::Failed("it was not deployed".to_owned());
                 return Err(refused(&problem).unwrap_or_else(unknown));

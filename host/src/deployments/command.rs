@@ -11,7 +11,8 @@ use super::digest::Digest;
 use super::event::{Event, Share};
 use super::plan::{Outline, Plan};
 use super::refusal::Refusal;
-use super::state::{Component, SlotState, State};
+use super::slot::{Component, SlotState};
+use super::state::State;
 use crate::model::Operation;
 use crate::trust::token::TokenRecord;
 
@@ -199,22 +200,25 @@ impl State {
                 }))
             }
             Command::Abort { operation, regions } => {
-                let canaries = self.canaries(*operation, regions.as_deref());
                 let plan = self.plan(*operation).filter(|plan| plan.runs());
-                let canaries = match (canaries, plan) {
-                    // Between two steps a plan may have no canary anywhere.
-                    (Err(Refusal::NoCanary { .. }), Some(plan))
-                        if regions.iter().flatten().all(|it| plan.is_about(it)) =>
-                    {
-                        Vec::new()
+                let mut aborted = Vec::new();
+                for (region, slot) in self.targets(*operation, regions.as_deref())? {
+                    // Between two steps a plan may have no canary anywhere: its regions
+                    // stand for it.
+                    let planned = plan.is_some_and(|plan| plan.is_about(region));
+                    if planned || slot.canary.is_some() {
+                        aborted.push(region.to_owned());
+                    } else if regions.is_some() {
+                        return Err(no_canary(*operation, region));
                     }
-                    (canaries, _) => canaries?,
-                };
-                let regions = canaries.into_iter().map(|(region, ..)| region.to_owned());
-                Ok(Some(Event::Aborted {
-                    operation: *operation,
-                    regions: regions.collect(),
-                }))
+                }
+                match aborted.is_empty() {
+                    true => Err(no_canary(*operation, "any region")),
+                    false => Ok(Some(Event::Aborted {
+                        operation: *operation,
+                        regions: aborted,
+                    })),
+                }
             }
             Command::Rollback {
                 operation,
@@ -387,22 +391,25 @@ impl State {
         regions: Option<&[String]>,
     ) -> Result<Vec<(&str, u64, Share)>, Refusal> {
         let targets = self.targets(operation, regions)?;
-        let none = |region: &str| Refusal::NoCanary {
-            operation,
-            region: region.to_owned(),
-        };
         let mut canaries = Vec::new();
         for (region, slot) in targets {
             match slot.canary {
                 Some((number, share)) => canaries.push((region, number, share)),
-                None if regions.is_some() => return Err(none(region)),
+                None if regions.is_some() => return Err(no_canary(operation, region)),
                 None => {}
             }
         }
         match canaries.is_empty() {
-            true => Err(none("any region")),
+            true => Err(no_canary(operation, "any region")),
             false => Ok(canaries),
         }
+    }
+}
+
+fn no_canary(operation: Operation, region: &str) -> Refusal {
+    Refusal::NoCanary {
+        operation,
+        region: region.to_owned(),
     }
 }
 

@@ -117,7 +117,7 @@ impl From<SecretRef> for String {
 
 /// What a name stands for.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 pub enum Setting {
     /// A text.
     Text(String),
@@ -250,6 +250,7 @@ mod tests {
         for wrong in [
             r#"{"a":1}"#,
             r#"{"a":{"secret":"env:HOME"}}"#,
+            r#"{"a":{"secret":"file:a","more":1}}"#,
             r#"{"a":{"secret":"file:../etc"}}"#,
             "[]",
         ] {

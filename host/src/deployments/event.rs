@@ -148,11 +148,12 @@ pub enum Event {
         /// The keys that they get.
         share: Share,
     },
-    /// The canaries of slots were withdrawn, and the plan that was about one of them.
+    /// The canaries of slots were withdrawn, where there were some, and the plan that was
+    /// about one of them.
     Aborted {
         /// The operation.
         operation: Operation,
-        /// The regions. None: only the plan.
+        /// The regions.
         regions: Vec<String>,
     },
     /// Slots went to other revisions that they have had.
@@ -227,12 +228,9 @@ impl Event {
                 "the canary of {operation} in {} to {share}",
                 regions.join(", ")
             ),
-            Event::Aborted { operation, regions } if regions.is_empty() => {
-                format!("stopped the plan of {operation}")
-            }
             Event::Aborted { operation, regions } => {
                 format!(
-                    "withdrew the canary of {operation} in {}",
+                    "withdrew the canary of {operation}, or its plan, in {}",
                     regions.join(", ")
                 )
             }

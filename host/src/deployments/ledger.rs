@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::event::{Entry, NewEntry};
+use crate::model::Operation;
 
 /// Entries that one read gives at most.
 pub const PAGE: usize = 1000;
@@ -62,7 +63,28 @@ pub struct HostReport {
     /// The last entry that it has made true.
     pub applied: u64,
     /// Why some slots do not run what the ledger says, if any.
-    pub problems: Vec<String>,
+    pub problems: Vec<HostProblem>,
+}
+
+impl HostReport {
+    /// What keeps it from doing what the ledger says of a slot, if anything does.
+    pub fn problem_with(&self, region: &str, operation: Operation) -> Option<&str> {
+        let about = |problem: &&HostProblem| match &problem.slot {
+            Some((there, what)) => there == region && *what == operation,
+            None => true,
+        };
+        let problem = self.problems.iter().find(about);
+        problem.map(|problem| problem.text.as_str())
+    }
+}
+
+/// Why a host does not do what the ledger says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HostProblem {
+    /// Of which slot; without, of all.
+    pub slot: Option<(String, Operation)>,
+    /// Why.
+    pub text: String,
 }
 
 /// See the head of this file.
@@ -86,6 +108,10 @@ pub trait Ledger: Send + Sync {
 
     /// Says what a host is doing, in place of what it said before.
     async fn report(&self, report: HostReport) -> Result<(), LedgerError>;
+
+    /// The database's clock, by which entries are dated: microseconds since the Unix
+    /// epoch.
+    async fn now_micros(&self) -> Result<i64, LedgerError>;
 
     /// The hosts that reported within [`ALIVE`].
     async fn hosts(&self) -> Result<Vec<HostReport>, LedgerError>;

@@ -5,6 +5,7 @@
 //! - `digest.rs`: what names a component
 //! - `config.rs`: the configuration that it runs with
 //! - `event.rs`: what can happen
+//! - `slot.rs`: what one slot runs, and has run (pure)
 //! - `state.rs`: what all that has happened amounts to (pure)
 //! - `plan.rs`: a deployment that goes on by itself, step by step (pure)
 //! - `command.rs`: what somebody wants, and the event that it becomes (pure);
@@ -19,6 +20,7 @@ pub mod event;
 pub mod ledger;
 pub mod plan;
 pub mod refusal;
+pub mod slot;
 pub mod sql;
 pub mod sqlite;
 pub mod state;
@@ -27,7 +29,8 @@ pub use command::{Candidate, Command};
 pub use config::{Config, ConfigChange};
 pub use digest::Digest;
 pub use event::{Entry, Event, NewEntry, Share};
-pub use ledger::{AppendError, HostReport, Ledger, LedgerError};
+pub use ledger::{AppendError, HostProblem, HostReport, Ledger, LedgerError};
 pub use plan::{Outline, Plan};
 pub use refusal::Refusal;
-pub use state::{Component, Recorded, SlotState, State};
+pub use slot::{Component, Recorded, SlotState};
+pub use state::State;

@@ -110,6 +110,14 @@ impl Outline {
         (named, !rest.is_empty())
     }
 
+    /// The regions that it is for; without, all.
+    pub fn wanted(&self) -> Option<Vec<String>> {
+        match self.regions() {
+            (_, true) => None,
+            (named, false) => Some(named),
+        }
+    }
+
     /// Its steps, for those of its regions that are `wanted`; `*` is every one of
     /// them that it does not name.
     pub fn steps(&self, wanted: &[String]) -> Vec<Step> {

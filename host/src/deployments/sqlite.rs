@@ -143,6 +143,10 @@ impl Ledger for SqliteLedger {
         Ok(())
     }
 
+    async fn now_micros(&self) -> Result<i64, LedgerError> {
+        Ok(self.database.now_micros())
+    }
+
     async fn hosts(&self) -> Result<Vec<HostReport>, LedgerError> {
         Ok(self.report.lock().iter().cloned().collect())
     }

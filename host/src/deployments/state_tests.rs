@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::command::{Candidate, Command};
 use super::super::config::{ConfigError, Setting};
+use super::super::event::Share;
 use super::super::event::encode;
 use super::super::plan::{Ending, Outline};
 use super::super::refusal::Refusal;
@@ -603,4 +604,33 @@ fn revisions_share_what_they_are_configured_with() {
     let slot = told.slot("a");
     let of = |number| &slot.revision(number).unwrap().config;
     assert!(Arc::ptr_eq(of(2), of(3)));
+}
+
+#[test]
+fn an_abort_stops_the_plan_and_every_canary_that_was_meant() {
+    let abort = |regions: Option<&[&str]>| Command::Abort {
+        operation: Operation::Get,
+        regions: regions.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
+    };
+    let stopped = |told: &Told| matches!(told.plan().ended, Some(Ending::Stopped(_)));
+    // One of the regions has its canary behind it.
+    let mut told = Told::new();
+    assert!(told.plans("x", "a: 100%; b: 5%, 100%").unwrap() && told.advances(1));
+    assert!(told.slot("b").canary.is_some());
+    assert!(told.wants(&abort(Some(&["a", "b"]))).unwrap());
+    assert!(stopped(&told) && told.slot("b").canary.is_none());
+    // Somebody else's canary is in a region that is not the plan's.
+    let mut told = Told::new();
+    told.tell(&Event::Joined {
+        region: "c".to_owned(),
+    });
+    let since = told.state.seq;
+    let five = Share::parse("5%").unwrap();
+    let canary = deploy(Some(&["c"]), "y", five, since);
+    assert!(told.wants(&canary).unwrap());
+    assert!(told.plans("x", "a: 100%; b: 100%").unwrap());
+    assert!(told.wants(&abort(None)).unwrap());
+    assert!(stopped(&told) && told.slot("c").canary.is_none());
+    let none = told.wants(&abort(Some(&["c"])));
+    assert!(matches!(none, Err(Refusal::NoCanary { .. })));
 }

@@ -16,7 +16,9 @@ use tokio::sync::watch;
 use super::registry::{Registry, info};
 use super::revision::{Revision, Trial, Verdict, ticks};
 use super::table::{Canary, Running, index};
-use crate::deployments::{AppendError, Event, HostReport, LedgerError, NewEntry, SlotState, State};
+use crate::deployments::{
+    AppendError, Event, HostProblem, HostReport, LedgerError, NewEntry, SlotState, State,
+};
 use crate::model::Operation;
 
 /// Old revisions that are watched while they drain, per slot.
@@ -60,22 +62,31 @@ impl Default for Applied {
 }
 
 impl Registry {
-    /// Follows the ledger until `stop` says so or its sender is gone. It may be
-    /// called once.
-    pub async fn follow(self: Arc<Registry>, mut stop: watch::Receiver<bool>) {
+    /// Takes back what does worse than the revision before, as soon as it is known:
+    /// until `stop` says so or its sender is gone. It may be called once. It must not
+    /// wait for what loads components.
+    pub async fn judge(self: Arc<Registry>, mut stop: watch::Receiver<bool>) {
         let Some(mut verdicts) = self.verdicts.lock().take() else {
             return;
         };
-        let stopped = pin!(async move {
-            // What the wait gives is a lock; an end of the sender stops it too.
-            drop(stop.wait_for(|stop| *stop).await);
-        });
-        let judging = pin!(async {
+        let judging = async {
             // It has no end: this registry keeps a sender.
             while let Some(verdict) = verdicts.recv().await {
                 self.take_back(verdict);
                 self.untold.notify_one();
             }
+        };
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = judging => {}
+        }
+    }
+
+    /// Follows the ledger until `stop` says so or its sender is gone.
+    pub async fn follow(self: Arc<Registry>, mut stop: watch::Receiver<bool>) {
+        let stopped = pin!(async move {
+            // What the wait gives is a lock; an end of the sender stops it too.
+            drop(stop.wait_for(|stop| *stop).await);
         });
         let reading = pin!(async {
             loop {
@@ -88,10 +99,8 @@ impl Registry {
                 }
             }
         });
-        // Each goes on while another waits.
         tokio::select! {
             () = stopped => {}
-            () = judging => {}
             () = reading => {}
         }
     }
@@ -118,6 +127,11 @@ impl Registry {
         self.condemned
             .lock()
             .retain(|verdict| !told.contains(verdict));
+        if !told.is_empty() {
+            // What the ledger did not take is not so: it is made true again.
+            self.applied.lock().await.seq = 0;
+            self.apply().await;
+        }
         self.advance_plans().await
     }
 
@@ -200,13 +214,18 @@ impl Registry {
     }
 
     /// What this host cannot do.
-    fn problems(&self) -> Vec<String> {
+    fn problems(&self) -> Vec<HostProblem> {
         let stuck = self.stuck.lock().clone();
+        let stuck = stuck.map(|text| HostProblem { slot: None, text });
         let problems = self.problems.lock();
-        stuck
-            .into_iter()
-            .chain(problems.values().cloned())
-            .collect()
+        let problems = problems.iter().map(|(slot, text)| {
+            let (region, operation) = self.name(*slot);
+            HostProblem {
+                slot: Some((region.to_owned(), operation)),
+                text: text.clone(),
+            }
+        });
+        stuck.into_iter().chain(problems).collect()
     }
 
     /// Ends when hosts may have done something.
@@ -223,9 +242,13 @@ impl Registry {
             let Some(wanted) = state.slot(region, operation) else {
                 continue;
             };
-            match self.wanted(slot, wanted, &running).await {
+            let mut unloaded = None;
+            match self.wanted(slot, wanted, &running, &mut unloaded).await {
                 Ok(then) => {
-                    self.problems.lock().remove(&slot);
+                    match unloaded {
+                        Some((number, why)) => self.problem(slot, number, &why),
+                        None => drop(self.problems.lock().remove(&slot)),
+                    }
                     changes.extend(then.map(|then| (slot, running, then)));
                 }
                 Err((number, why)) => self.problem(slot, number, &why),
@@ -250,12 +273,14 @@ impl Registry {
         draining.extend(old.iter().take(room).map(Arc::downgrade));
     }
 
-    /// What a slot is to run, if that is something else than it does.
+    /// What a slot is to run, if that is something else than it does. A canary that
+    /// cannot be loaded is `unloaded` then.
     async fn wanted(
         &self,
         slot: usize,
         wanted: &SlotState,
         running: &Running,
+        unloaded: &mut Option<(u64, String)>,
     ) -> Result<Option<Running>, (u64, String)> {
         let condemned = |number: u64| {
             let (region, operation) = self.name(slot);
@@ -275,16 +300,25 @@ impl Registry {
             return Ok(None);
         }
         let active = self.one(slot, wanted, wanted.active, running).await?;
+        let changed = !Arc::ptr_eq(&active, &running.active);
         let canary = match canary {
-            Some((number, share)) => {
-                let revision = self.one(slot, wanted, number, running).await?;
-                Some(Canary { revision, share })
-            }
+            Some((number, share)) => match self.one(slot, wanted, number, running).await {
+                Ok(revision) => Some(Canary { revision, share }),
+                // Which must not keep the active one from being swapped.
+                Err(problem) if changed => {
+                    *unloaded = Some(problem);
+                    None
+                }
+                Err(problem) => return Err(problem),
+            },
             None => None,
         };
-        let changed = !Arc::ptr_eq(&active, &running.active);
         let before = match (changed, wanted.replaced) {
-            (false, _) => running.before.clone(),
+            (false, Some(replaced)) => running
+                .before
+                .clone()
+                .filter(|(info, _)| info.number == replaced),
+            (false, None) => None,
             (true, Some(replaced)) if replaced == running.active.info().number => Some((
                 running.active.info().clone(),
                 running.active.program().clone(),
@@ -294,14 +328,20 @@ impl Registry {
         if changed {
             self.swapped(&active);
             let until = ticks(self.settings.trial);
-            active.try_out(before.as_ref().and_then(|_| self.trial(running, until)));
+            let trial = before
+                .as_ref()
+                .and_then(|_| self.trial(&running.active, until));
+            active.try_out(trial);
+        } else if before.is_none() {
+            // There is nothing to take it back to.
+            active.try_out(None);
         }
         if let Some(canary) = &canary {
             if runs.is_none_or(|(number, _)| number != canary.revision.info().number) {
                 self.swapped(&canary.revision);
             }
             // For as long as it is one.
-            canary.revision.try_out(self.trial(running, u64::MAX / 2));
+            canary.revision.try_out(self.trial(&active, u64::MAX / 2));
         }
         Ok(Some(Running {
             active,
@@ -310,9 +350,10 @@ impl Registry {
         }))
     }
 
-    fn trial(&self, running: &Running, ticks: u64) -> Option<Trial> {
+    /// A trial against a revision.
+    fn trial(&self, against: &Revision, ticks: u64) -> Option<Trial> {
         let trial = Trial {
-            against: Arc::clone(running.active.health()),
+            against: Arc::clone(against.health()),
             until: self.loader.engine().now() + ticks,
             judged: self.judged.clone(),
             over: AtomicBool::new(false),
@@ -370,6 +411,10 @@ impl Registry {
                 && let Some((info, program)) = running.before.take()
             {
                 running.active = self.revision(region, info, program);
+                if let Some(canary) = &running.canary {
+                    let trial = self.trial(&running.active, u64::MAX / 2);
+                    canary.revision.try_out(trial);
+                }
             } else {
                 return;
             }

@@ -76,6 +76,7 @@ impl Registry {
     pub async fn list(&self) -> Result<Listing, LedgerError> {
         self.catch_up().await?;
         let hosts = self.ledger.hosts().await?;
+        let now = self.ledger.now_micros().await?;
         let state = self.known.lock().await.clone();
         let running = self.table.all();
         let draining = self.draining.lock();
@@ -127,10 +128,11 @@ impl Registry {
             }
         }
         let plans = state.plans().map(|(operation, plan)| {
-            let waits = waits(plan, &hosts, self.now_micros());
+            let waits = waits(operation, plan, &hosts, now);
             (operation, plan.clone(), waits)
         });
-        let problems: BTreeSet<_> = hosts.iter().flat_map(|host| &host.problems).collect();
+        let problems = hosts.iter().flat_map(|host| &host.problems);
+        let problems: BTreeSet<_> = problems.map(|problem| &problem.text).collect();
         Ok(Listing {
             revisions: listed,
             plans: plans.collect(),

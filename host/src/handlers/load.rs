@@ -9,6 +9,7 @@ use std::time::{Duration, Instant as Stopwatch};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use wasmtime::component::{Component, InstancePre, Linker};
 
@@ -28,6 +29,10 @@ use crate::wit_host::worlds;
 
 /// Components kept ready though no slot may run them.
 const RECENT: usize = 8;
+
+/// The most stack that a component may use (`limits.stack_bytes`) and be called on the
+/// stack of a thread: half of what threads have.
+const AT_HAND_STACK: usize = 1 << 20;
 
 /// Configurations of a component that are remembered to have passed.
 const PASSED: usize = 16;
@@ -194,13 +199,15 @@ pub struct Loader {
     flights: Mutex<HashMap<Digest, Weak<Flight>>>,
     /// One compilation at a time: two would take both cores from requests.
     compiling: tokio::sync::Mutex<()>,
+    /// Where requests are served.
+    serving: Handle,
     /// One self-test at a time: the engine has room for one beside what serves.
     testing: tokio::sync::Mutex<()>,
 }
 
 impl Loader {
-    /// A loader for `engine`, of components of at most `max_bytes`. What is in
-    /// `compiled` need not be compiled.
+    /// A loader for `engine` of components of at most `max_bytes`. What is in
+    /// `compiled` need not be compiled. It has to be called on the runtime that serves.
     ///
     /// # Errors
     ///
@@ -227,6 +234,7 @@ impl Loader {
             recent: Mutex::default(),
             flights: Mutex::default(),
             compiling: tokio::sync::Mutex::default(),
+            serving: Handle::current(),
             testing: tokio::sync::Mutex::default(),
         })
     }
@@ -434,7 +442,8 @@ impl Loader {
         operation: Operation,
         component: &Component,
     ) -> Option<InstancePre<Context>> {
-        if operation != Operation::Get {
+        // Such a call runs on the stack of a thread that serves.
+        if operation != Operation::Get || self.engine.recipe().stack_bytes > AT_HAND_STACK {
             return None;
         }
         let linker = worlds::linker_at_hand(self.engine.engine(), component);
@@ -449,18 +458,22 @@ impl Loader {
         })
     }
 
+    /// As a request is served: on a thread that loads components at a low priority,
+    /// the bound on its processor time would be met too soon.
     async fn self_test(&self, program: &Program) -> Result<(), LoadError> {
         let operation = program.loaded.operation;
-        selftest::run(&self.engine, program)
-            .await
-            .map_err(|error| match error {
-                CallError::Overloaded => LoadError::Host(error.to_string()),
-                error => LoadError::SelfTest {
-                    operation,
-                    reason: error.to_string(),
-                    detail: error.log_text(),
-                },
-            })
+        let (engine, program) = (self.engine.clone(), program.clone());
+        let testing = async move { selftest::run(&engine, &program).await };
+        let tested = self.serving.spawn(testing).await;
+        let broke = |error| LoadError::Host(format!("its self-test broke off: {error}"));
+        tested.map_err(broke)?.map_err(|error| match error {
+            CallError::Overloaded => LoadError::Host(error.to_string()),
+            error => LoadError::SelfTest {
+                operation,
+                reason: error.to_string(),
+                detail: error.log_text(),
+            },
+        })
     }
 }
 

@@ -37,4 +37,5 @@ pub mod secrets;
 pub mod selftest;
 pub mod slot;
 pub mod table;
+mod tokens;
 mod verify;

@@ -34,8 +34,10 @@ impl Registry {
             return Ok(());
         }
         let hosts = self.ledger.hosts().await?;
+        // Not this host's clock: one that is fast would end every pause.
+        let now = self.ledger.now_micros().await?;
         for (operation, plan) in plans {
-            if waits(&plan, &hosts, self.now_micros()).is_some() {
+            if waits(operation, &plan, &hosts, now).is_some() {
                 continue;
             }
             let command = Command::Advance {
@@ -60,14 +62,19 @@ impl Registry {
 }
 
 /// What a plan that runs waits for. `None`: its next step is due.
-pub fn waits(plan: &Plan, hosts: &[HostReport], now_micros: i64) -> Option<Waits> {
+pub fn waits(
+    operation: Operation,
+    plan: &Plan,
+    hosts: &[HostReport],
+    now_micros: i64,
+) -> Option<Waits> {
     let due = plan.due_micros()?;
     if now_micros < due {
         return Some(Waits::Until(due));
     }
     for region in plan.current().iter().flat_map(|step| &step.regions) {
-        let its = hosts.iter().filter(|host| host.regions.contains(region));
-        let problem = its.flat_map(|host| &host.problems).next();
+        let mut its = hosts.iter().filter(|host| host.regions.contains(region));
+        let problem = its.find_map(|host| host.problem_with(region, operation));
         if let Some(problem) = problem {
             return Some(Waits::ForHosts(format!("{region}: {problem}")));
         }
@@ -85,7 +92,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::deployments::Outline;
+    use crate::deployments::{HostProblem, Outline};
 
     #[test]
     fn a_step_waits_for_its_time_and_for_the_hosts_of_the_last() {
@@ -101,21 +108,33 @@ mod tests {
             revisions: BTreeMap::new(),
             ended: None,
         };
-        let host = |region: &str, applied, problems: &[&str]| HostReport {
+        let host = |region: &str, applied, problems: &[(Operation, &str)]| HostReport {
             host: String::new(),
             regions: vec![region.to_owned()],
             applied,
-            problems: problems.iter().map(|it| (*it).to_owned()).collect(),
+            problems: problems
+                .iter()
+                .map(|(operation, text)| HostProblem {
+                    slot: Some((region.to_owned(), *operation)),
+                    text: (*text).to_owned(),
+                })
+                .collect(),
         };
-        let at = |micros, hosts: &[HostReport]| waits(&plan, hosts, micros);
+        let at = |micros, hosts: &[HostReport]| waits(Operation::Get, &plan, hosts, micros);
         let done = host("a", 5, &[]);
         assert_eq!(at(999_999, &[]), Some(Waits::Until(1_000_000)));
         assert_eq!(at(1_000_000, std::slice::from_ref(&done)), None);
         let for_hosts = |waits| matches!(waits, Some(Waits::ForHosts(_)));
         assert!(for_hosts(at(1_000_000, &[])));
         assert!(for_hosts(at(1_000_000, &[done.clone(), host("a", 4, &[])])));
-        assert!(for_hosts(at(1_000_000, &[host("a", 5, &["no secret"])])));
-        // The next step's are not asked.
-        assert_eq!(at(1_000_000, &[done, host("b", 4, &["old"])]), None);
+        assert!(for_hosts(at(
+            1_000_000,
+            &[host("a", 5, &[(Operation::Get, "no secret")])]
+        )));
+        // The next step's are not asked, nor is what else goes wrong.
+        let next = host("b", 4, &[(Operation::Get, "old")]);
+        assert_eq!(at(1_000_000, &[done, next]), None);
+        let other = host("a", 5, &[(Operation::Put, "old")]);
+        assert_eq!(at(1_000_000, &[other]), None);
     }
 }

@@ -5,10 +5,10 @@
 //! `get` component has changed nothing that anybody sees.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use wasmtime::Store;
 use wasmtime::component::{InstancePre, TypedFunc};
-use wasmtime::{PoolConcurrencyLimitError, Store};
 
 use super::answer::{self, Answer};
 use super::engine::ServingEngine;
@@ -17,7 +17,7 @@ use super::load::Program;
 use super::pool::Pool;
 use crate::model::State;
 use crate::wit_host::bindings::tidepool::kv::types::{Failure, Request};
-use crate::wit_host::context::{CallBounds, Context, Incoming, Subject};
+use crate::wit_host::context::{Cached, CallBounds, Context, Incoming, Subject};
 use crate::wit_host::wasi::HandlerOutput;
 use crate::wit_host::worlds::{EXPORT, GetParams, RequestResult};
 
@@ -25,8 +25,8 @@ use crate::wit_host::worlds::{EXPORT, GetParams, RequestResult};
 /// meanwhile. The first may be over at once.
 const TICKS: u64 = 2;
 
-/// After so many that did not work out it is not tried any more: the component
-/// always asks for more.
+/// After so many in a row that did not work out it is not tried any more: the
+/// component always asks for more.
 const MOST_FAILED: u32 = 100;
 
 /// What an instance of its own is kept for.
@@ -39,7 +39,8 @@ struct Quick {
 /// The instances of a revision for such calls.
 pub(super) struct QuickPool {
     pool: Pool<Quick>,
-    failed: AtomicU32,
+    failed: AtomicU64,
+    in_a_row: AtomicU32,
 }
 
 impl QuickPool {
@@ -48,55 +49,61 @@ impl QuickPool {
         QuickPool {
             // A call never waits, so a thread needs one.
             pool: Pool::new(1),
-            failed: AtomicU32::new(0),
+            failed: AtomicU64::new(0),
+            in_a_row: AtomicU32::new(0),
         }
     }
 
-    /// Calls so far, whether or not they worked out.
-    pub fn uses(&self) -> u64 {
-        self.pool.uses()
+    /// Calls so far that worked out.
+    pub fn answered(&self) -> u64 {
+        let failed = self.failed.load(Ordering::Relaxed);
+        self.pool.uses().saturating_sub(failed)
     }
 
-    /// Answers a request from what the cache has. `None`: it has to be done in the
-    /// usual way; `incoming` is as it was.
+    /// Answers a request from what the cache has, or gives it back with that: it has
+    /// to be done in the usual way.
     pub fn request(
         &self,
         engine: &ServingEngine,
         program: &Program,
         (request, state): (Request, State),
-        incoming: &mut Option<Box<Incoming>>,
+        mut incoming: Box<Incoming>,
         make: impl FnOnce() -> (HandlerOutput, u32),
-    ) -> Option<Result<Answer, Failure>> {
-        let pre = program.loaded.quick.as_ref()?;
-        if self.failed.load(Ordering::Relaxed) >= MOST_FAILED {
-            return None;
-        }
-        let quick = match self.pool.take() {
-            Some(quick) => Ok(quick),
+    ) -> Result<Result<Answer, Failure>, Box<Incoming>> {
+        let pre = program.loaded.quick.as_ref();
+        let tried = pre.filter(|_| self.in_a_row.load(Ordering::Relaxed) < MOST_FAILED);
+        let Some(pre) = tried else {
+            incoming.cached = Cached::Found(state);
+            return Err(incoming);
+        };
+        let quick = self.pool.take().or_else(|| {
+            let (output, uses) = make();
+            Quick::new(engine, program, pre, output, uses).ok()
+        });
+        let given_back = match quick {
+            Some(mut quick) => match quick.call(engine, request, state, incoming) {
+                Ok(answered) => {
+                    // Mostly it is: a store would take the line from other threads.
+                    if self.in_a_row.load(Ordering::Relaxed) != 0 {
+                        self.in_a_row.store(0, Ordering::Relaxed);
+                    }
+                    quick.uses_left = quick.uses_left.saturating_sub(1);
+                    let most = engine.limits().memory_bytes / 2;
+                    if quick.uses_left > 0 && quick.store.data().memory_bytes() <= most {
+                        self.pool.give_back(quick);
+                    }
+                    return Ok(answered);
+                }
+                Err(incoming) => incoming,
+            },
             None => {
-                let (output, uses) = make();
-                Quick::new(engine, program, pre, output, uses)
+                incoming.cached = Cached::Found(state);
+                incoming
             }
         };
-        if let Err(error) = &quick
-            && error.is::<PoolConcurrencyLimitError>()
-        {
-            // Which is no fault of the component's.
-            return None;
-        }
-        let answered = quick.ok().and_then(|mut quick| {
-            let result = quick.call(engine, request, state, incoming).ok()?;
-            quick.uses_left = quick.uses_left.saturating_sub(1);
-            let small = quick.store.data().memory_bytes() <= engine.limits().memory_bytes / 2;
-            if quick.uses_left > 0 && small {
-                self.pool.give_back(quick);
-            }
-            Some(result)
-        });
-        if answered.is_none() {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-        }
-        answered
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.in_a_row.fetch_add(1, Ordering::Relaxed);
+        Err(given_back)
     }
 }
 
@@ -130,29 +137,40 @@ impl Quick {
         engine: &ServingEngine,
         request: Request,
         state: State,
-        incoming: &mut Option<Box<Incoming>>,
-    ) -> wasmtime::Result<Result<Answer, Failure>> {
+        incoming: Box<Incoming>,
+    ) -> Result<Result<Answer, Failure>, Box<Incoming>> {
         let data = self.store.data_mut();
-        if let Some(incoming) = incoming.take() {
-            data.begin(Subject::Request(incoming));
-        }
-        let called = data
-            .give_state(state)
-            .map_err(Into::into)
-            .and_then(|state| {
-                self.store.set_epoch_deadline(TICKS);
-                self.handle.call(&mut self.store, (request, Some(state)))
-            });
+        data.begin(Subject::Request(incoming));
+        // For another try: the bytes are shared.
+        let given = data.give_state(state.clone());
+        let called = given.map_err(Into::into).and_then(|given| {
+            self.store.set_epoch_deadline(TICKS);
+            self.handle.call(&mut self.store, (request, Some(given)))
+        });
         let data = self.store.data_mut();
-        let checked = called.and_then(|(result,)| match result {
+        let checked: wasmtime::Result<_> = called.and_then(|(result,)| match result {
             Ok(response) => {
                 let limit = engine.limits().response_bytes;
                 Ok(Ok(answer::check(response, data, limit)?))
             }
             Err(failure) => Ok(Err(failure)),
         });
-        *incoming = data.take_incoming();
-        data.end();
-        checked
+        match (checked, data.take_incoming()) {
+            (Err(error), Some(mut incoming)) => {
+                tracing::debug!(%error, "a hit is answered in the usual way");
+                data.end();
+                incoming.cached = Cached::Found(state);
+                Err(incoming)
+            }
+            // Nobody takes the request but this.
+            (Err(error), None) => {
+                data.end();
+                Ok(Err(Failure::Internal(error.to_string())))
+            }
+            (Ok(answered), _) => {
+                data.end();
+                Ok(answered)
+            }
+        }
     }
 }

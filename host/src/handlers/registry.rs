@@ -98,8 +98,8 @@ pub struct RegistryParts {
 
 impl Registry {
     /// Reads the ledger, has regions join that are new, and loads what their slots
-    /// run. What cannot be loaded is replaced by the handler that comes with the
-    /// host, loudly.
+    /// run. For what cannot be loaded the handler that comes with the host stands in,
+    /// loudly: it hydrates, and answers no requests.
     ///
     /// # Errors
     ///
@@ -183,7 +183,7 @@ impl Registry {
                 let info = RevisionInfo {
                     region: Arc::clone(&self.regions[region]),
                     operation,
-                    number: 0,
+                    number: RevisionInfo::STAND_IN,
                     deployed_at: 0,
                     deployed_by: HOST.to_owned(),
                 };
@@ -291,6 +291,14 @@ impl Registry {
             Arc::clone(&self.clock),
             Arc::clone(&self.entropy),
         ))
+    }
+
+    /// Whether every slot of a region runs something that was deployed.
+    pub fn is_complete(&self, region: usize) -> bool {
+        let slots = Operation::ALL.map(|operation| index(region, operation));
+        slots
+            .iter()
+            .all(|slot| !self.table.active(*slot).info().stands_in())
     }
 
     /// The names of the regions of this host, in their order.

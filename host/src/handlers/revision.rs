@@ -80,6 +80,18 @@ pub struct RevisionInfo {
     pub deployed_by: String,
 }
 
+impl RevisionInfo {
+    /// The number of the handler that comes with the host where the one that should
+    /// run cannot be loaded.
+    pub const STAND_IN: u64 = 0;
+
+    /// Whether it only stands in: it must not answer requests, since it does not
+    /// check what the other may have checked.
+    pub fn stands_in(&self) -> bool {
+        self.number == RevisionInfo::STAND_IN
+    }
+}
+
 /// See the head of this file.
 pub struct Revision {
     info: RevisionInfo,
@@ -212,18 +224,18 @@ impl Revision {
     }
 
     fn uses_so_far(&self) -> u64 {
-        self.pool.uses() + self.quick.uses()
+        self.pool.uses() + self.quick.answered()
     }
 
     /// Answers a GET from what the cache has, here and now. It takes no place in the
-    /// slot: it ends before its thread does anything else. `None`: it cannot be, and
-    /// `incoming` is still to be answered by [`Revision::request`].
+    /// slot: it ends before its thread does anything else. One that cannot be is given
+    /// back with what the cache has, to be answered by [`Revision::request`].
     pub fn request_at_hand(
         &self,
         request: Request,
         state: State,
-        incoming: &mut Option<Box<Incoming>>,
-    ) -> Option<Result<Answer, Failure>> {
+        incoming: Box<Incoming>,
+    ) -> Result<Result<Answer, Failure>, Box<Incoming>> {
         let since = self.watch();
         let make = || (self.output(), self.instance_uses());
         let asked = (request, state);
@@ -233,7 +245,7 @@ impl Revision {
         if let Some(since) = since {
             self.watched(since, is_bad_answer(&answered));
         }
-        Some(answered)
+        Ok(answered)
     }
 
     /// Answers a request.
@@ -436,7 +448,7 @@ impl Drop for Revision {
             region = &*self.info.region,
             operation = %self.info.operation,
             revision = self.info.number,
-            calls = self.pool.uses(),
+            calls = self.uses_so_far(),
             "revision drained and dropped"
         );
     }

@@ -12,13 +12,12 @@ use bytes::Bytes;
 use super::load::{LoadError, Timings};
 use super::progress::{Progress, Step};
 use super::registry::Registry;
-use crate::config::Secret;
 use crate::deployments::{
-    AppendError, Candidate, Command, ConfigChange, Digest, HostReport, LedgerError, NewEntry,
-    Outline, Plan, Refusal, Share, State,
+    AppendError, Candidate, Command, Config, ConfigChange, Digest, Event, HostReport, LedgerError,
+    NewEntry, Outline, Plan, Refusal, Share, State,
 };
 use crate::model::{Operation, RevisionState};
-use crate::trust::token::{self, CreateError, Scope, TokenError, TokenRecord};
+use crate::trust::token::CreateError;
 
 /// How long it is waited for other hosts to make a deployment true.
 const WAIT_FOR_HOSTS: Duration = Duration::from_secs(5);
@@ -59,10 +58,7 @@ impl Rollout {
     pub fn regions(&self) -> Option<Vec<String>> {
         match self {
             Rollout::Now { regions, .. } => regions.clone(),
-            Rollout::Planned { outline, .. } => match outline.regions() {
-                (_, true) => None,
-                (named, false) => Some(named),
-            },
+            Rollout::Planned { outline, .. } => outline.wanted(),
         }
     }
 }
@@ -239,7 +235,13 @@ impl Registry {
             total: start.elapsed(),
             slots,
             plan: match command {
-                Command::Plan { .. } => self.known.lock().await.plan(operation).cloned(),
+                Command::Plan { .. } => {
+                    let state = self.known.lock().await;
+                    state
+                        .plan(operation)
+                        .filter(|it| it.number > since)
+                        .cloned()
+                }
                 _ => None,
             },
             problems,
@@ -290,16 +292,47 @@ impl Registry {
         let problems = match after.seq == before.seq {
             true => Vec::new(),
             false => {
-                self.wait_for_hosts(after.seq, &mut slots, start, progress)
+                let seq = after.seq;
+                self.wait_for_hosts(operation, seq, &mut slots, start, progress)
                     .await
             }
         };
         Ok((slots, problems))
     }
 
+    /// Looks whether this host has the secrets of what a command would roll back to,
+    /// so that it can be refused before anything changes.
+    ///
+    /// # Errors
+    ///
+    /// See [`DeployError`].
+    pub async fn has_secrets(&self, command: &Command) -> Result<(), DeployError> {
+        self.catch_up().await?;
+        let configs: Vec<Arc<Config>> = {
+            let state = self.known.lock().await;
+            match state.decide(command, |operation| self.built_in(operation))? {
+                Some(Event::RolledBack { operation, to }) => {
+                    let targets = to.iter().filter_map(|(region, number)| {
+                        state.slot(region, operation)?.revision(*number)
+                    });
+                    targets.map(|target| Arc::clone(&target.config)).collect()
+                }
+                _ => Vec::new(),
+            }
+        };
+        for config in configs {
+            self.resolve(&config).await?;
+        }
+        Ok(())
+    }
+
     /// Appends what a command becomes, if anything, and makes it true here. Gives the
     /// state before and after.
-    async fn append(&self, command: &Command, by: &Actor) -> Result<(State, State), DeployError> {
+    pub(super) async fn append(
+        &self,
+        command: &Command,
+        by: &Actor,
+    ) -> Result<(State, State), DeployError> {
         let states = self.decide_and_append(command, by).await?;
         self.apply().await;
         Ok(states)
@@ -375,92 +408,11 @@ impl Registry {
         }
     }
 
-    /// Makes a token that lasts for some time, or without an end. Gives the text,
-    /// which is not to be had again, and what is kept of it.
-    ///
-    /// # Errors
-    ///
-    /// See [`DeployError`].
-    pub async fn create_token(
-        &self,
-        name: &str,
-        scopes: Vec<Scope>,
-        lasts: Option<Duration>,
-        by: &Actor,
-    ) -> Result<(Secret, TokenRecord), DeployError> {
-        let now = self.now_micros();
-        let lasts = lasts.map(|lasts| i64::try_from(lasts.as_micros()).unwrap_or(i64::MAX));
-        let end = lasts.map(|lasts| now.saturating_add(lasts));
-        let (secret, token) = TokenRecord::create(name, scopes, end, &by.name, now)?;
-        let command = Command::CreateToken {
-            token: token.clone(),
-        };
-        self.append(&command, by).await?;
-        Ok((secret, token))
-    }
-
-    /// Takes a token back.
-    ///
-    /// # Errors
-    ///
-    /// See [`DeployError`].
-    pub async fn revoke_token(&self, id: &str, by: &Actor) -> Result<TokenRecord, DeployError> {
-        let command = Command::RevokeToken { id: id.to_owned() };
-        let (_, after) = self.append(&command, by).await?;
-        let none = || Refusal::NoSuchToken { id: id.to_owned() };
-        Ok(after.token(id).cloned().ok_or_else(none)?)
-    }
-
-    /// What is kept of all tokens.
-    ///
-    /// # Errors
-    ///
-    /// The ledger cannot be read.
-    pub async fn tokens(&self) -> Result<Vec<TokenRecord>, LedgerError> {
-        self.catch_up().await?;
-        Ok(self.known.lock().await.tokens().cloned().collect())
-    }
-
-    /// The token that a text is, if it holds.
-    ///
-    /// # Errors
-    ///
-    /// See [`TokenError`].
-    pub async fn token(&self, text: &str) -> Result<TokenRecord, TokenError> {
-        match self.known_token(text).await {
-            // It may have been made on another host a moment ago.
-            Err(TokenError::Unknown) => {}
-            judged => return judged,
-        }
-        if let Err(error) = self.catch_up().await {
-            tracing::warn!(%error, "a token is judged by what was known");
-        }
-        self.known_token(text).await
-    }
-
-    /// Whether a token that was let in still holds.
-    ///
-    /// # Errors
-    ///
-    /// See [`TokenError`].
-    pub async fn token_holds(&self, id: &str) -> Result<(), TokenError> {
-        if let Err(error) = self.catch_up().await {
-            tracing::warn!(%error, "a token is judged by what was known");
-        }
-        let state = self.known.lock().await;
-        let token = state.token(id).ok_or(TokenError::Unknown)?;
-        token.holds(self.now_micros())
-    }
-
-    async fn known_token(&self, text: &str) -> Result<TokenRecord, TokenError> {
-        let state = self.known.lock().await;
-        token::verify(text, |id| state.token(id), self.now_micros()).cloned()
-    }
-
     /// Waits until the hosts of the slots' regions have done what the ledger says up
     /// to an entry, each with its time.
     async fn wait_for_hosts(
         &self,
+        operation: Operation,
         seq: u64,
         slots: &mut [Swapped],
         start: Stopwatch,
@@ -475,8 +427,15 @@ impl Registry {
                     Vec::new()
                 }
             };
+            // One that cannot do it has done with it, and is not live.
+            let problem = |host: &HostReport, region: &str| {
+                let its = host.regions.iter().any(|it| it == region);
+                let problem = host.problem_with(region, operation).filter(|_| its);
+                problem.map(str::to_owned)
+            };
             for slot in slots.iter_mut().filter(|slot| slot.live.is_none()) {
-                if region_has_done(&hosts, &slot.region, seq) {
+                let able = !hosts.iter().any(|it| problem(it, &slot.region).is_some());
+                if able && region_has_done(&hosts, &slot.region, seq) {
                     let live = start.elapsed();
                     slot.live = Some(live);
                     if !slot.unchanged {
@@ -486,13 +445,16 @@ impl Registry {
                 }
             }
             let left = slots.iter().any(|slot| {
-                slot.live.is_none() && hosts.iter().any(|it| it.regions.contains(&slot.region))
+                let mut its = hosts.iter().filter(|it| it.regions.contains(&slot.region));
+                its.any(|host| host.applied < seq)
             });
             if !left || Stopwatch::now() >= deadline {
-                let relevant = hosts
+                let pairs = hosts
                     .iter()
-                    .filter(|host| slots.iter().any(|slot| host.regions.contains(&slot.region)));
-                return relevant.flat_map(|host| host.problems.clone()).collect();
+                    .flat_map(|host| slots.iter().map(move |slot| (host, &slot.region)));
+                return pairs
+                    .filter_map(|(host, region)| problem(host, region))
+                    .collect();
             }
             self.hosts_changed().await;
         }
@@ -520,10 +482,16 @@ impl Command {
             Command::CreateToken { .. } | Command::RevokeToken { .. } | Command::Advance { .. } => {
                 None
             }
-            Command::Plan { candidate, .. } => {
+            Command::Plan {
+                candidate, outline, ..
+            } => {
                 let plan = after.plan(candidate.operation);
-                let step = plan.and_then(Plan::current);
-                let regions = step.map(|step| step.regions.clone());
+                let begun = plan.filter(|plan| plan.number > candidate.since);
+                let regions = match begun.and_then(Plan::current) {
+                    Some(step) => Some(step.regions.clone()),
+                    // All of it was so already.
+                    None => outline.wanted(),
+                };
                 Some((candidate.operation, regions))
             }
             Command::Deploy {

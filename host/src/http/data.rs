@@ -73,17 +73,9 @@ impl DataPlane {
                 let Some(state) = inner.at_hand(&kv) else {
                     return Box::pin(inner.look_and_read(kv, incoming));
                 };
-                let mut asked = Some(incoming);
-                if let Some(answer) = inner.read_at_hand(&kv, state.clone(), &mut asked) {
-                    return ready(answer);
-                }
-                match asked {
-                    Some(mut incoming) => {
-                        incoming.cached = Cached::Found(state);
-                        Box::pin(inner.read(kv, incoming))
-                    }
-                    // It is taken only by what gives it back.
-                    None => ready(Problem::new(Kind::Internal, LOST).into_answer()),
+                match inner.read_at_hand(&kv, state, incoming) {
+                    Ok(answer) => ready(answer),
+                    Err(incoming) => Box::pin(inner.read(kv, incoming)),
                 }
             }
             Ok(Route::Kv(kv)) => Box::pin(inner.write(kv, parts, body)),
@@ -107,9 +99,6 @@ impl DataPlane {
         }
     }
 }
-
-/// What a client is told of a request that is no longer there.
-const LOST: &str = "the request was lost inside the host; try again";
 
 fn ready(answer: respond::Answer) -> BoxFuture<respond::Answer> {
     Box::pin(std::future::ready(answer))
@@ -152,7 +141,10 @@ impl Inner {
         let mut down = false;
         if let Some(at_least) = freshness(&kv) {
             match self.region.backends.cache.peek(&kv.key, at_least).await {
-                Ok(Some(state)) => incoming.cached = Cached::Found(state),
+                Ok(Some(state)) => match self.read_at_hand(&kv, state, incoming) {
+                    Ok(answer) => return answer,
+                    Err(unanswered) => incoming = unanswered,
+                },
                 Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(%error, "the cache is away; the log answers");
@@ -179,25 +171,25 @@ impl Inner {
         }
     }
 
-    /// GET and HEAD of what the cache has at hand, if that can be done at once.
+    /// GET and HEAD of what the cache has, without a wait. What cannot be done like
+    /// that is given back, with what the cache has.
     fn read_at_hand(
         &self,
         kv: &KvRequest,
         state: State,
-        incoming: &mut Option<Box<Incoming>>,
-    ) -> Option<respond::Answer> {
-        let key = kv.key.as_str();
-        let asked = request(kv);
-        let answered = self
-            .registry
-            .with(self.region.index, kv.operation, key, |revision| {
-                revision.request_at_hand(asked, state, incoming)
-            })?;
+        incoming: Box<Incoming>,
+    ) -> Result<respond::Answer, Box<Incoming>> {
+        let (region, key) = (self.region.index, kv.key.as_str());
+        let at_hand = |revision: &Revision| match revision.info().stands_in() {
+            true => Err(incoming),
+            false => revision.request_at_hand(request(kv), state, incoming),
+        };
+        let answered = self.registry.with(region, kv.operation, key, at_hand)?;
         let answer = match answered {
             Ok(answer) => self::answered(answer, key),
             Err(failure) => failed(failure).into_answer(),
         };
-        Some(match kv.head {
+        Ok(match kv.head {
             true => respond::without_body(answer),
             false => answer,
         })
@@ -214,6 +206,9 @@ impl Inner {
         let revision = self.registry.pick(region, operation, incoming.key.as_str());
         // For the envelope; the component has the other one.
         let key = incoming.key.clone();
+        if revision.info().stands_in() {
+            return missing(&revision).into_answer();
+        }
         match revision.request(request(&kv), incoming).await {
             Ok(Ok(answer)) => answered(answer, key.as_str()),
             Ok(Err(failure)) => failed(failure).into_answer(),
@@ -335,6 +330,18 @@ fn failed(failure: Failure) -> Problem {
         Failure::OutcomeUnknown(text) => Problem::new(Kind::OutcomeUnknown, text),
         Failure::Internal(text) => Problem::new(Kind::Internal, text),
     }
+}
+
+/// The handler that was deployed cannot be loaded on this host.
+fn missing(revision: &Revision) -> Problem {
+    let info = revision.info();
+    let detail = format!(
+        "the `{}` handler that is deployed cannot be loaded on this host; `tidepool handlers` says why",
+        info.operation
+    );
+    Problem::new(Kind::Unavailable, detail)
+        .with("region", &*info.region)
+        .with("operation", info.operation.name())
 }
 
 /// A call without an answer as a problem; it names operation and revision.

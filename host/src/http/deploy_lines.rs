@@ -47,7 +47,7 @@ pub(super) fn deploy(
         };
         let last = match done {
             Ok(done) => DeployLine::Done {
-                done: deployed(operation, done),
+                done: Box::new(deployed(operation, done)),
             },
             Err(error) => DeployLine::Problem {
                 problem: Problem::from(error).document(),

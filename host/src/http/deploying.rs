@@ -156,6 +156,9 @@ pub(super) async fn change(
         },
     };
     let untold = Progress::untold();
+    if change == Change::Rollback {
+        registry.has_secrets(&command).await?;
+    }
     let done = registry.command(&command, &who.actor, start, &untold);
     let (slots, problems) = done.await?;
     let slots = slots.into_iter().map(|slot| RolledBackSlot {

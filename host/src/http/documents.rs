@@ -71,7 +71,7 @@ pub enum DeployLine {
     /// It is done.
     Done {
         /// As the answer to one that does not ask for lines.
-        done: Deployed,
+        done: Box<Deployed>,
     },
     /// It is not done.
     Problem {

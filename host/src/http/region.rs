@@ -29,6 +29,8 @@ pub struct Region {
     pub quarantine: Arc<Keeper>,
     /// How far it may be behind the log and still be ready.
     pub max_lag: Duration,
+    /// Whether all of its slots run something that was deployed.
+    pub is_complete: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// A region's state, as JSON.
@@ -38,8 +40,11 @@ pub struct RegionReport {
     pub region: String,
     /// Where its data plane listens.
     pub address: SocketAddr,
-    /// Whether it has caught up with the log within its bound.
+    /// Whether it has caught up with the log within its bound, and every slot runs
+    /// what was deployed.
     pub ready: bool,
+    /// Whether every slot does.
+    pub has_handlers: bool,
     /// How far it is behind the log, in milliseconds. None before the first
     /// scan of the log is done.
     pub lag_ms: Option<u64>,
@@ -96,10 +101,11 @@ impl Readiness {
 }
 
 impl Region {
-    /// Whether it has caught up with the log within its bound.
+    /// Whether it has caught up with the log within its bound, and every slot runs
+    /// what was deployed.
     pub fn ready(&self) -> bool {
-        self.status
-            .ready(self.backends.clock.now_micros(), self.max_lag)
+        let now = self.backends.clock.now_micros();
+        self.status.ready(now, self.max_lag) && (self.is_complete)()
     }
 
     /// Its state now.
@@ -109,6 +115,7 @@ impl Region {
             region: self.name.to_string(),
             address: self.address,
             ready: self.ready(),
+            has_handlers: (self.is_complete)(),
             lag_ms: self
                 .status
                 .lag_micros(now)
@@ -138,7 +145,7 @@ mod tests {
     use crate::log::sqlite::{SqliteDatabase, SqliteLog, SqliteSettings};
     use crate::quarantine::sqlite::SqliteQuarantine;
 
-    fn region(name: &str, folder: &std::path::Path) -> Arc<Region> {
+    fn region(name: &'static str, folder: &std::path::Path) -> Arc<Region> {
         let clock = Arc::new(ManualClock::at(1_000_000));
         let database = SqliteDatabase::open(folder, clock.clone(), SqliteSettings::default());
         let database = database.unwrap();
@@ -158,19 +165,22 @@ mod tests {
             status: Arc::default(),
             quarantine: Arc::new(Keeper::new(quarantine, clock)),
             max_lag: Duration::from_secs(1),
+            is_complete: Box::new(move || name != "empty"),
         })
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_region_that_scans_says_how_far_it_is() {
         let folder = tempfile::tempdir().unwrap();
-        let names = ["done", "idle", "scans"];
+        let names = ["done", "idle", "scans", "empty"];
         let regions = names.map(|name| region(name, &folder.path().join(name)));
-        let (done, scans) = (&regions[0].status, &regions[2].status);
-        done.resolved(Progress {
-            position: Position("1".into()),
-            as_of_micros: 1_000_000,
-        });
+        let scans = &regions[2].status;
+        for done in [&regions[0].status, &regions[3].status] {
+            done.resolved(Progress {
+                position: Position("1".into()),
+                as_of_micros: 1_000_000,
+            });
+        }
         scans.scanned(100, Some(1000));
         tokio::time::advance(Duration::from_secs(2)).await;
         scans.scanned(400, Some(1000));
@@ -181,7 +191,7 @@ mod tests {
             serde_json::to_value(Readiness::of(&regions)).unwrap(),
             json!({
                 "ready": false,
-                "waiting_for": ["idle", "scans"],
+                "waiting_for": ["idle", "scans", "empty"],
                 "scans": {"scans": scan},
             })
         );

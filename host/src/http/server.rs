@@ -63,6 +63,10 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
+/// Bytes of the head of a request over HTTP/2, as it counts them: room for the
+/// largest configuration of a handler.
+const MAX_HTTP2_HEAD_BYTES: u32 = 64 * 1024;
+
 /// Bounds of one server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ConnectionLimits {
@@ -260,6 +264,7 @@ async fn serve<S, F>(
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // hyper's own timeout sets a new timer for every request; see `connection`.
     builder.http1().header_read_timeout(None);
+    builder.http2().max_header_list_size(MAX_HTTP2_HEAD_BYTES);
     let io = Marked::new(socket, Arc::clone(&pulse));
     let connection = builder.serve_connection(io, service);
     drive(connection, &pulse, patience, member).await;

@@ -1,6 +1,6 @@
 //! The worker between a scripted feed and a cache that can fail at any call.
 
-#[path = "worker_harness.rs"]
+#[path = "harness_tests.rs"]
 mod harness;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

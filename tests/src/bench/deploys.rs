@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 use crate::beside::send;
 use crate::load::{self, Measured, Plan, find};
 use crate::report::{Bound, Part, Reach};
+use crate::requests::{self, created};
 use crate::{Result, Sizes};
 
 /// Bounds, in milliseconds.
@@ -263,6 +264,9 @@ fn swaps(
         },
         move |connection, answer| judging.is_right(connection, answer),
     );
+    // So that it is a hit.
+    let put = Plan::http(region, 1, |_, _| requests::put("greeting", 0), created);
+    load::run(&put, Duration::from_millis(50));
     runtime.block_on(admin.deploy(&other, "", Some(0)))?;
     runtime.block_on(admin.deploy(&one, "", Some(0)))?;
     let mut number = 0;
@@ -367,7 +371,8 @@ fn bad_canary(
     std::thread::sleep(sizes.turn / 4);
     let trap = fixture("trap")?;
     let start = begun.elapsed();
-    runtime.block_on(admin.deploy(&trap, "?canary=5%25", None))?;
+    // In the region that is read: what nobody asks cannot be judged.
+    runtime.block_on(admin.deploy(&trap, "?canary=5%25&region=us-east-1", None))?;
     std::thread::sleep(Duration::from_secs(2));
     stop.store(true, Ordering::Relaxed);
     let measured = loading.join().map_err(|_| "the load generator panicked")?;

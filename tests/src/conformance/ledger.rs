@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tidepool::deployments::ledger::{LONGEST_WAIT, PAGE};
-use tidepool::deployments::{AppendError, Digest, Entry, Event, HostReport, Ledger, NewEntry};
+use tidepool::deployments::{
+    AppendError, Digest, Entry, Event, HostProblem, HostReport, Ledger, NewEntry,
+};
+use tidepool::model::Operation;
 
 use crate::within;
 
@@ -221,15 +224,20 @@ pub fn report(host: &str, applied: u64) -> HostReport {
         host: host.to_owned(),
         regions: vec!["us-east-1".to_owned(), "eu".to_owned()],
         applied,
-        problems: vec![format!("\"{applied}\"")],
+        problems: vec![HostProblem {
+            slot: Some(("eu".to_owned(), Operation::Get)),
+            text: format!("\"{applied}\""),
+        }],
     }
 }
 
 async fn reports_replace_each_other(ledger: &dyn Ledger) {
+    let before = ledger.now_micros().await.unwrap();
     for applied in [1, 2] {
         ledger.report(report("one", applied)).await.unwrap();
         assert_eq!(ledger.hosts().await.unwrap(), [report("one", applied)]);
     }
+    assert!(ledger.now_micros().await.unwrap() >= before);
 }
 
 async fn hosts_see_each_other(a: &dyn Ledger, b: &dyn Ledger) {

@@ -133,13 +133,27 @@ async fn a_secret_that_is_not_there_is_named_and_nothing_changes() {
     ];
     deploy(&server, &set).await.success();
     server.stop().await;
-    // A host that has it no longer serves all the same, and says why.
+    // A host that has it no longer lets nothing else stand in for the handler that may
+    // check who asks, and says why; everything else it does.
     let server = setup.start().await;
     let east = server.region("us-east-1");
-    east.write("k", "v").await;
-    east.get("/kv/k").send().await.expect(200);
+    let version = east.write("k", "v").await;
+    server.caught_up("us-east-1", version).await;
+    east.get("/kv/k").send().await.problem(503, "unavailable");
+    let ready = east.get("/readyz").send().await.expect(503).json();
+    assert_eq!(ready["has_handlers"], false);
     let listed = server.cli(&["handlers"]).await;
     assert!(listed.success().contains("TIDEPOOL_SECRET_A"));
+    // Nor can it be rolled back to, and what needs it not can be.
+    server
+        .cli(&["rollback", "get", "--to", "1"])
+        .await
+        .success();
+    east.get("/kv/k").send().await.expect(200);
+    east.get("/readyz").send().await.expect(200);
+    let back = server.cli(&["rollback", "get", "--to", "2"]).await;
+    assert!(back.refused(1).contains("TIDEPOOL_SECRET_A"));
+    assert_eq!(server.active("us-east-1", "get").await, 1);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
+mod at_hand;
 mod command;
 mod configuration;
 mod logs;

@@ -206,6 +206,13 @@ impl Ledger for SqlLedger {
 
     /// At most [`PAGE`] of them. What a host of another release says and this one
     /// does not understand is left out.
+    async fn now_micros(&self) -> Result<i64, LedgerError> {
+        let rows = self.run(|it| &it.now, &[]).await?;
+        let row = rows.first();
+        let row = row.ok_or_else(|| LedgerError("the database told no time".to_owned()))?;
+        column(row, 0)
+    }
+
     async fn hosts(&self) -> Result<Vec<HostReport>, LedgerError> {
         let (alive, most) = (micros(ALIVE), number(PAGE as u64));
         let rows = self.run(|it| &it.hosts, &[&alive, &most]).await?;

@@ -73,6 +73,9 @@ const HOSTS: &str = concat!(
     " - $1::int8 ORDER BY host LIMIT $2"
 );
 
+/// The database's clock.
+const NOW: &str = concat!("SELECT ", now!());
+
 /// The statements, prepared on a connection.
 #[derive(Debug)]
 pub(super) struct Statements {
@@ -87,6 +90,7 @@ pub(super) struct Statements {
     pub report: Statement,
     pub forget: Statement,
     pub hosts: Statement,
+    pub now: Statement,
 }
 
 impl Statements {
@@ -98,7 +102,7 @@ impl Statements {
                 ServerKind::Cockroach { .. } => Ok(None),
             }
         };
-        let (after, append, notify, put, trim, chunks, keep, report, forget, hosts) = tokio::try_join!(
+        let (after, append, notify, put, trim, chunks, keep, report, forget, hosts, now) = tokio::try_join!(
             client.prepare(AFTER),
             client.prepare(APPEND),
             notify,
@@ -109,6 +113,7 @@ impl Statements {
             client.prepare(REPORT),
             client.prepare(FORGET),
             client.prepare(HOSTS),
+            client.prepare(NOW),
         )?;
         Ok(Statements {
             after,
@@ -121,6 +126,7 @@ impl Statements {
             report,
             forget,
             hosts,
+            now,
         })
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::deadline;
 use super::link::{Found, Link, Outcome};
@@ -129,6 +129,12 @@ async fn write(shared: &Shared, config: &SqlConfig, mut link: Link, batch: Vec<A
     let until = deadline(config.request_timeout);
     let mut batches = vec![(batch, until)];
     while let Some((batch, until)) = batches.pop() {
+        // Nothing of it has been sent, or it is known that nothing was written.
+        if !link.is_up()
+            && let Ok(Ok(next)) = timeout_at(until, Link::connect(config)).await
+        {
+            link = next;
+        }
         if !link.is_up() || Instant::now() >= until {
             refuse(
                 batch,

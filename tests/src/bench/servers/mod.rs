@@ -12,8 +12,10 @@ use std::net::SocketAddr;
 use tempfile::TempDir;
 use tidepool::app::App;
 use tidepool::config::{Secret, Settings};
+use tidepool_tests::server::ADMIN_TOKEN;
 use tidepool_tests::servers::Redis;
 use tidepool_tests::servers::postgres::Postgres;
+use tidepool_tests::{REGIONS, Setup};
 use tokio::runtime::Runtime;
 
 use crate::beside::ANY_PORT;
@@ -21,15 +23,9 @@ use crate::deploys::{self, Admin};
 use crate::report::Part;
 use crate::{Result, Sizes, disk, until_enter};
 
-/// The regions.
-const REGIONS: [&str; 3] = ["us-east-1", "us-west-1", "eu-west-1"];
-
 /// More connections than the default for those that write one statement each,
 /// and what a small server would have as memory.
 const POSTGRES: [&str; 2] = ["max_connections=200", "shared_buffers=256MB"];
-
-/// Of their admin planes.
-const TOKEN: &str = "the-token-of-the-benchmark";
 
 /// Measures it.
 pub fn measure(runtime: &Runtime, sizes: &Sizes) -> Result<Part> {
@@ -58,20 +54,21 @@ pub fn measure(runtime: &Runtime, sizes: &Sizes) -> Result<Part> {
     Ok(part)
 }
 
-/// Deploys to three hosts, asking each in turn.
+/// Deploys to three processes of the binary, asking each in turn.
 async fn deploy(cluster: &Cluster, sizes: &Sizes, part: &mut Part) -> Result<()> {
     let url = cluster.postgres.database("deploys").await;
-    let mut regions = Vec::new();
-    for number in 0..REGIONS.len() {
-        let mut settings = cluster.settings(number, &url);
-        settings.admin.token = Some(Secret::new(TOKEN));
-        regions.push(Region::start(settings).await?);
+    let mut hosts = Vec::new();
+    for (region, redis) in REGIONS.iter().zip(&cluster.redis) {
+        let setup = Setup::new().over(region, &url, &redis.url());
+        hosts.push(setup.start().await);
     }
-    let admins = regions.iter().map(|region| region.app.admin);
-    let admins: Vec<_> = admins.map(|at| Admin::new(at).with_token(TOKEN)).collect();
+    let admins = hosts.iter().map(|host| host.admin().address());
+    let admins: Vec<_> = admins
+        .map(|at| Admin::new(at).with_token(ADMIN_TOKEN))
+        .collect();
     deploys::latencies(&admins, sizes, "three hosts on one PostgreSQL", part).await?;
-    for region in regions {
-        region.app.stop().await;
+    for host in hosts {
+        host.stop().await;
     }
     Ok(())
 }
