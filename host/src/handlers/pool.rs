@@ -63,6 +63,13 @@ impl<T> Pool<T> {
         }
     }
 
+    /// Uses by this thread so far: looking at those of the others would take the line
+    /// from them with every request.
+    pub fn own_uses(&self) -> u64 {
+        let own = self.shelves.get(self.own());
+        own.map_or(0, |shelf| shelf.taken.load(Ordering::Relaxed))
+    }
+
     /// Uses so far.
     pub fn uses(&self) -> u64 {
         let taken = |shelf: &Shelf<T>| shelf.taken.load(Ordering::Relaxed);

@@ -54,6 +54,11 @@ impl QuickPool {
         }
     }
 
+    /// Calls by this thread so far, whether or not they worked out.
+    pub fn own_uses(&self) -> u64 {
+        self.pool.own_uses()
+    }
+
     /// Calls so far that worked out.
     pub fn answered(&self) -> u64 {
         let failed = self.failed.load(Ordering::Relaxed);

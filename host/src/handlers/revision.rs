@@ -171,7 +171,8 @@ impl Revision {
 
     /// Whether and since when a call is counted.
     fn watch(&self) -> Option<Stopwatch> {
-        let counted = self.trial.load().is_some() || self.uses_so_far().is_multiple_of(SAMPLE);
+        let uses = self.pool.own_uses() + self.quick.own_uses();
+        let counted = self.trial.load().is_some() || uses.is_multiple_of(SAMPLE);
         counted.then(Stopwatch::now)
     }
 

@@ -113,8 +113,9 @@ pub async fn bare_hyper() -> Result<SocketAddr> {
     Ok(address)
 }
 
-/// Waits until what was written so far is in the caches of all regions.
-pub async fn caught_up(app: &App) -> Result<()> {
+/// Waits until what was written so far is in the caches of all regions. With the
+/// token, if the admin plane wants one.
+pub async fn caught_up(app: &App, token: Option<&str>) -> Result<()> {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)?
         .as_micros();
@@ -123,7 +124,11 @@ pub async fn caught_up(app: &App) -> Result<()> {
             "http://{}/v1/regions/{region}/caught-up?version={now}",
             app.admin
         );
-        send(Request::get(uri).body(Full::default())?).await?;
+        let mut request = Request::get(uri);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        send(request.body(Full::default())?).await?;
     }
     Ok(())
 }

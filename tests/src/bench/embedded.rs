@@ -107,7 +107,7 @@ fn start(runtime: &Runtime, folder: &TempDir) -> Result<Host> {
     if written.failures > 0 {
         return Err("the value to be read cannot be written".into());
     }
-    runtime.block_on(caught_up(&host.app))?;
+    runtime.block_on(caught_up(&host.app, None))?;
     Ok(host)
 }
 

@@ -13,6 +13,7 @@ use crate::load::{self, Plan, redis_whole};
 use crate::report::Part;
 use crate::requests::{GET, HIT, created, found, put};
 use crate::{Result, Sizes, in_turns};
+use tidepool_tests::server::ADMIN_TOKEN;
 
 const BARE: &str = "Redis alone, GET";
 const NATIVE: &str = "GET hit, native function";
@@ -25,7 +26,7 @@ pub fn prepare(runtime: &Runtime, region: &Region) -> Result<(SocketAddr, watch:
     if written.failures > 0 {
         return Err("the value to be read cannot be written".into());
     }
-    runtime.block_on(caught_up(&region.app))?;
+    runtime.block_on(caught_up(&region.app, Some(ADMIN_TOKEN)))?;
     let _inside = runtime.enter();
     native(&region.app.backends[0], &region.settings)
 }

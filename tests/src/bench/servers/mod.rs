@@ -129,6 +129,7 @@ impl Cluster {
             ..Settings::default()
         };
         settings.admin.listen = ANY_PORT;
+        settings.admin.token = Some(Secret::new(ADMIN_TOKEN));
         settings.database.url = Some(Secret::new(database));
         settings.redis.url = Some(Secret::new(self.redis[number].url()));
         settings

@@ -17,12 +17,13 @@ use super::{Cluster, fill};
 use crate::beside::caught_up;
 use crate::report::Part;
 use crate::{Result, Sizes};
+use tidepool_tests::server::ADMIN_TOKEN;
 
 /// Measures them on what the fill has left.
 pub async fn measure(cluster: &Cluster, sizes: &Sizes, part: &mut Part) -> Result<()> {
     let url = cluster.postgres.url(ROLE, fill::DATABASE);
     let region = cluster.region(0, &url).await?;
-    caught_up(&region.app).await?;
+    caught_up(&region.app, Some(ADMIN_TOKEN)).await?;
     let settings = &region.settings;
     let bounds = PostgresFeedSettings {
         batch_rows: settings.feed.batch_rows,

@@ -16,6 +16,7 @@ use crate::load::{self, Connection, Plan, http_whole};
 use crate::report::{Bound, Part, Reach};
 use crate::requests::{created, put, put_of, version};
 use crate::{Result, Sizes};
+use tidepool_tests::server::ADMIN_TOKEN;
 
 /// Keys that are waited for, in turn. They are in all caches before.
 const KEYS: usize = 16;
@@ -89,7 +90,7 @@ async fn start(cluster: &Cluster) -> Result<Vec<Region>> {
         version(answer).ok_or("a key cannot be written")?;
     }
     for region in &regions {
-        caught_up(&region.app).await?;
+        caught_up(&region.app, Some(ADMIN_TOKEN)).await?;
     }
     Ok(regions)
 }
