@@ -74,13 +74,17 @@ fn component(folder: &str, name: &str, command: &str) -> PathBuf {
     path
 }
 
-/// `target/release`: tests are in `deps` in there.
+/// `target/release`: tests are in `deps` in there, and the benchmark beside it.
 fn profile() -> PathBuf {
     let test = match std::env::current_exe() {
         Ok(test) => test,
         Err(error) => panic!("where this test is cannot be found out: {error}"),
     };
-    match test.ancestors().nth(2) {
+    let folder = test.parent().map(|folder| match folder.ends_with("deps") {
+        true => folder.parent(),
+        false => Some(folder),
+    });
+    match folder.flatten() {
         Some(profile) => profile.to_owned(),
         None => panic!("{} is in no target folder", test.display()),
     }
