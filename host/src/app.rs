@@ -1,5 +1,7 @@
 //! From settings to running regions. The only place that names backends.
 
+mod bounds;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +12,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use bounds::{
+    cache_settings, cockroach_feed_settings, feed_settings, log_settings, postgres_feed_settings,
+    server_limits,
+};
+
 use crate::background::Background;
-use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
+use crate::cache::memory::MemoryCache;
 use crate::cache::redis::{RedisCache, RedisCacheError, RedisCacheSettings, inspect};
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::{Admin, Settings};
@@ -21,13 +28,14 @@ use crate::deployments::sql::SqlLedger;
 use crate::deployments::sqlite::SqliteLedger;
 use crate::doctor;
 use crate::feed::FeedSource;
-use crate::feed::cockroach::{CockroachFeedSettings, CockroachFeedSource};
-use crate::feed::postgres::{PostgresFeedSettings, PostgresFeedSource};
-use crate::feed::sqlite::{SqliteFeedSettings, SqliteFeedSource};
+use crate::feed::cockroach::CockroachFeedSource;
+use crate::feed::postgres::PostgresFeedSource;
+use crate::feed::sqlite::SqliteFeedSource;
 use crate::handlers::compile::Compiler;
 use crate::handlers::compiled::CompiledCache;
 use crate::handlers::engine::{EngineError, ServingEngine};
-use crate::handlers::load::{LoadError, Loader};
+use crate::handlers::load::Loader;
+use crate::handlers::load_error::LoadError;
 use crate::handlers::registry::{OpenError as RegistryError, Registry, RegistryParts};
 use crate::handlers::secrets::Secrets;
 use crate::http::admin::AdminPlane;
@@ -40,7 +48,7 @@ use crate::hydrate::component::ComponentDecide;
 use crate::hydrate::{Hydrator, HydratorSettings, HydratorStatus};
 use crate::log::Log;
 use crate::log::sql::{MigrateError, SqlLog};
-use crate::log::sqlite::{OpenError, SqliteDatabase, SqliteLog, SqliteSettings};
+use crate::log::sqlite::{OpenError, SqliteDatabase, SqliteLog};
 use crate::model::Operation;
 use crate::quarantine::sql::SqlQuarantine;
 use crate::quarantine::sqlite::SqliteQuarantine;
@@ -493,60 +501,4 @@ async fn open_registry(
         entropy: Arc::clone(entropy),
     });
     Ok(Arc::new(registry.await?))
-}
-
-fn log_settings(settings: &Settings) -> SqliteSettings {
-    SqliteSettings {
-        queue_jobs: settings.log.max_queue,
-        group_appends: settings.log.max_batch,
-        group_bytes: settings.log.max_batch_bytes,
-        ..SqliteSettings::default()
-    }
-}
-
-fn feed_settings(settings: &Settings) -> SqliteFeedSettings {
-    SqliteFeedSettings {
-        batch_rows: settings.feed.batch_rows,
-        batch_bytes: settings.feed.batch_bytes,
-        resolved_every: settings.feed.resolved_interval,
-    }
-}
-
-fn postgres_feed_settings(settings: &Settings) -> PostgresFeedSettings {
-    PostgresFeedSettings {
-        batch_rows: settings.feed.batch_rows,
-        batch_bytes: settings.feed.batch_bytes,
-        resolved_every: settings.feed.resolved_interval,
-    }
-}
-
-fn cockroach_feed_settings(settings: &Settings) -> CockroachFeedSettings {
-    CockroachFeedSettings {
-        batch_rows: settings.feed.batch_rows,
-        batch_bytes: settings.feed.batch_bytes,
-        resolved_every: settings.feed.resolved_interval,
-        ..CockroachFeedSettings::default()
-    }
-}
-
-fn cache_settings(settings: &Settings) -> MemoryCacheSettings {
-    MemoryCacheSettings {
-        max_bytes: settings.cache.max_bytes,
-        largest_value_bytes: settings.http.max_value_bytes,
-        tombstone_ttl: settings.cache.tombstone_ttl,
-        negative_ttl: settings.cache.negative_ttl,
-        lease_ttl: settings.cache.lease_ttl,
-        lease_wait: settings.cache.lease_wait,
-        ..MemoryCacheSettings::default()
-    }
-}
-
-fn server_limits(settings: &Settings) -> ConnectionLimits {
-    let http = &settings.http;
-    ConnectionLimits {
-        max_connections: http.max_connections,
-        header_timeout: http.header_timeout,
-        idle_timeout: http.idle_timeout,
-        drain_timeout: http.drain_timeout,
-    }
 }

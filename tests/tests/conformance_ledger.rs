@@ -7,37 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tidepool::clock::{ManualClock, SystemEntropy};
-use tidepool::config::{self, Database, Secret};
+use tidepool::clock::ManualClock;
 use tidepool::deployments::ledger::{ALIVE, KEEP_UNUSED};
 use tidepool::deployments::sql::SqlLedger;
 use tidepool::deployments::sqlite::SqliteLedger;
 use tidepool::deployments::{Digest, Ledger};
 use tidepool::doctor;
-use tidepool::log::sql::SqlLog;
 use tidepool::log::sqlite::{SqliteDatabase, SqliteSettings};
 use tidepool::sql::{SqlConfig, connect_dedicated};
 use tidepool_tests::conformance::ledger;
+use tidepool_tests::conformance::migrated;
 use tidepool_tests::servers::cockroach::Cockroach;
 use tidepool_tests::servers::postgres::Postgres;
 use tidepool_tests::within;
 
 /// Longer ago than components are kept for.
 const OLD: Duration = KEEP_UNUSED.saturating_add(Duration::from_secs(1));
-
-/// The configuration of a database that has the tables.
-async fn migrated(url: &str) -> SqlConfig {
-    let database = Database {
-        url: Some(Secret::new(url)),
-        request_timeout: Duration::from_secs(10),
-        ..Database::default()
-    };
-    let config = SqlConfig::new(&database).unwrap();
-    let settings = config::Log::default();
-    let log = SqlLog::open(config.clone(), &settings, Arc::new(SystemEntropy));
-    drop(log.await.unwrap());
-    config
-}
 
 /// Runs statements behind the ledger's back.
 async fn run(config: &SqlConfig, statement: &str) {

@@ -4,34 +4,18 @@
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tempfile::TempDir;
-use tidepool::clock::{SystemClock, SystemEntropy};
-use tidepool::config::{self, Database, Secret};
-use tidepool::log::sql::SqlLog;
+use tidepool::clock::SystemClock;
 use tidepool::log::sqlite::{SqliteDatabase, SqliteSettings};
 use tidepool::quarantine::Quarantine;
 use tidepool::quarantine::sql::SqlQuarantine;
 use tidepool::quarantine::sqlite::SqliteQuarantine;
 use tidepool::sql::SqlConfig;
+use tidepool_tests::conformance::migrated;
 use tidepool_tests::conformance::quarantine::{self, entry};
 use tidepool_tests::servers::cockroach::Cockroach;
 use tidepool_tests::servers::postgres::Postgres;
-
-/// The configuration of a database that has the tables.
-async fn migrated(url: &str) -> SqlConfig {
-    let database = Database {
-        url: Some(Secret::new(url)),
-        request_timeout: Duration::from_secs(10),
-        ..Database::default()
-    };
-    let config = SqlConfig::new(&database).unwrap();
-    let settings = config::Log::default();
-    let log = SqlLog::open(config.clone(), &settings, Arc::new(SystemEntropy));
-    drop(log.await.unwrap());
-    config
-}
 
 fn on(config: &SqlConfig) -> Arc<dyn Quarantine> {
     Arc::new(SqlQuarantine::new(config.clone()))

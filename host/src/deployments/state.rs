@@ -125,10 +125,12 @@ impl State {
                 signature,
                 config,
             } => {
+                let by = entry.actor.clone();
+                let component = Component::Deployed { digest, size };
                 let brought = Brought {
-                    component: Component::Deployed { digest, size },
+                    component,
                     config,
-                    by: entry.actor.clone(),
+                    by,
                     note,
                     signature,
                 };
@@ -147,10 +149,12 @@ impl State {
                 steps,
                 pause_ms,
             } => {
+                let by = entry.actor.clone();
+                let component = Component::Deployed { digest, size };
                 let brought = Brought {
-                    component: Component::Deployed { digest, size },
+                    component,
                     config,
-                    by: entry.actor.clone(),
+                    by,
                     note,
                     signature,
                 };

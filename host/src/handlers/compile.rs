@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 use super::engine::Recipe;
-use super::load::LoadError;
+use super::load_error::LoadError;
 use crate::config::Handlers;
 
 /// The argument that makes this program a compiler.

@@ -12,7 +12,7 @@ use wasmtime::{Store, UpdateDeadline};
 use super::answer::{self, Answer, BadAnswer};
 use super::engine::{ServingEngine, TICK};
 use super::error::CallError;
-use super::load::Program;
+use super::program::Program;
 use crate::cache::Decision;
 use crate::model::{Operation, Row};
 use crate::wit_host::bindings::tidepool::kv::types::{Failure, Request};
@@ -27,7 +27,7 @@ use crate::wit_host::worlds::{
 
 /// What the host lets an answer exceed `limits.response_bytes` by before the
 /// copy out of the component is refused: headers and the like.
-pub(super) const RESPONSE_SLACK_BYTES: usize = 1 << 20;
+const RESPONSE_SLACK_BYTES: usize = 1 << 20;
 
 enum Handle {
     Get(TypedFunc<GetParams, RequestResult>),
@@ -60,12 +60,8 @@ impl Instance {
         uses: u32,
     ) -> Result<Instance, CallError> {
         let limits = Arc::clone(engine.limits());
-        let context = Context::new(CallBounds::of(&limits), Some(backends), output)
-            .with_config(Arc::clone(&program.config));
-        let meter = Arc::clone(context.meter());
-        let mut store = Store::new(engine.engine(), context);
-        store.limiter(|context| context);
-        store.set_hostcall_fuel(limits.response_bytes.saturating_add(RESPONSE_SLACK_BYTES));
+        let mut store = store(engine, program, Some(backends), output);
+        let meter = Arc::clone(store.data().meter());
         // A language's runtime may take its time to start, so here the bound
         // on processor time is the wall deadline too.
         bound_processor_time(&mut store, engine, limits.wall.as_millis());
@@ -228,13 +224,38 @@ impl Instance {
         }
     }
 
-    /// Counts a use; `true` when the instance may serve again. One whose
-    /// memory has grown far is let go, since linear memory never shrinks.
+    /// Counts a use; `true` when the instance may serve again.
     pub fn reusable(&mut self) -> bool {
-        self.uses_left = self.uses_left.saturating_sub(1);
-        self.uses_left > 0
-            && self.store.data().memory_bytes() <= self.engine.limits().memory_bytes / 2
+        is_reusable(&self.store, &self.engine, &mut self.uses_left)
     }
+}
+
+/// A store for one instance of a program. Without `backends` every call out of it
+/// that needs them is refused.
+pub(super) fn store(
+    engine: &ServingEngine,
+    program: &Program,
+    backends: Option<Arc<Backends>>,
+    output: HandlerOutput,
+) -> Store<Context> {
+    let limits = engine.limits();
+    let context = Context::new(CallBounds::of(limits), backends, output)
+        .with_config(Arc::clone(&program.config));
+    let mut store = Store::new(engine.engine(), context);
+    store.limiter(|context| context);
+    store.set_hostcall_fuel(limits.response_bytes.saturating_add(RESPONSE_SLACK_BYTES));
+    store
+}
+
+/// Counts a use of an instance; `true` when it may serve again. One whose memory
+/// has grown far is let go, since linear memory never shrinks.
+pub(super) fn is_reusable(
+    store: &Store<Context>,
+    engine: &ServingEngine,
+    uses_left: &mut u32,
+) -> bool {
+    *uses_left = uses_left.saturating_sub(1);
+    *uses_left > 0 && store.data().memory_bytes() <= engine.limits().memory_bytes / 2
 }
 
 enum Driven<R> {

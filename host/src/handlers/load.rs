@@ -17,8 +17,9 @@ use super::compile::{Compiler, one_line};
 use super::compiled::CompiledCache;
 use super::engine::ServingEngine;
 use super::error::CallError;
+use super::load_error::LoadError;
+use super::program::{Loaded, Program};
 use super::progress::{Progress, Step};
-use super::secrets::SecretError;
 use super::selftest;
 use super::verify::{check_kind, check_world};
 use crate::deployments::Digest;
@@ -34,103 +35,6 @@ const RECENT: usize = 8;
 /// stack of a thread: half of what threads have.
 const AT_HAND_STACK: usize = 1 << 20;
 
-/// Configurations of a component that are remembered to have passed.
-const PASSED: usize = 16;
-
-/// Why bytes do not become a component that the operation can use.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum LoadError {
-    /// Over `handlers.max_component_bytes`.
-    #[error(
-        "the component has {size} bytes; at most {limit} are allowed (handlers.max_component_bytes)"
-    )]
-    TooLarge {
-        /// Bytes sent.
-        size: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// Nothing that looks like wasm.
-    #[error(
-        "this is not WebAssembly; send the .wasm file that `cargo component build --release` made"
-    )]
-    NotWasm,
-    /// A module, not a component.
-    #[error(
-        "this is a core module, not a component; build it with `cargo component build`, \
-         or turn it into a component with `wasm-tools component new`"
-    )]
-    CoreModule,
-    /// It does not parse or validate: damaged or cut short, most likely.
-    #[error("the component is not valid (cut short, or damaged?): {0}")]
-    Invalid(String),
-    /// Compiling it takes more memory than it may.
-    #[error(
-        "compiling the component takes more than {} MiB of memory; make it smaller, \
-         or raise handlers.compile_memory", limit >> 20
-    )]
-    CompileMemory {
-        /// The limit, in bytes.
-        limit: usize,
-    },
-    /// Compiling it takes longer than it may.
-    #[error(
-        "compiling the component takes longer than {}; make it smaller, \
-         or raise handlers.compile_timeout", humantime::format_duration(*limit)
-    )]
-    CompileTime {
-        /// The limit.
-        limit: Duration,
-    },
-    /// It asks for more than its world has.
-    #[error(
-        "a `{operation}` component may not import {}; it may import {} and WASI",
-        forbidden.join(", "), allowed.join(", ")
-    )]
-    Forbidden {
-        /// The operation.
-        operation: Operation,
-        /// Imports that it may not have.
-        forbidden: Vec<String>,
-        /// Interfaces that it may have.
-        allowed: Vec<String>,
-    },
-    /// Its imports do not fit the interfaces' types.
-    #[error(
-        "the component's imports do not fit the interfaces of this host; build it against this host's wit/: {0}"
-    )]
-    ImportMismatch(String),
-    /// It does not export what its world exports.
-    #[error(
-        "the component does not export the function `{}` of the world `{operation}`; \
-         it exports {}",
-        worlds::EXPORT,
-        if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") }
-    )]
-    MissingExport {
-        /// The operation.
-        operation: Operation,
-        /// What it does export.
-        exports: Vec<String>,
-    },
-    /// The self-test failed.
-    #[error("the component failed its self-test as `{operation}`: {reason}")]
-    SelfTest {
-        /// The operation.
-        operation: Operation,
-        /// For the client.
-        reason: String,
-        /// For the log: trap and backtrace.
-        detail: String,
-    },
-    /// A secret of its configuration.
-    #[error(transparent)]
-    Secret(#[from] SecretError),
-    /// The host has no room, or no thread, for it now.
-    #[error("the host cannot load the component now: {0}; try again")]
-    Host(String),
-}
-
 /// How long each step took. Zero for one that was not needed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
@@ -140,44 +44,6 @@ pub struct Timings {
     pub compile: Duration,
     /// The self-test.
     pub self_test: Duration,
-}
-
-/// A component, compiled and linked for one operation.
-pub struct Loaded {
-    /// Digest of its bytes.
-    pub digest: Digest,
-    /// Length of its bytes.
-    pub size: usize,
-    /// The operation that it is linked for.
-    pub operation: Operation,
-    /// Ready to be instantiated.
-    pub pre: InstancePre<Context>,
-    /// The same for calls that do not wait, where there are such.
-    pub quick: Option<InstancePre<Context>>,
-    /// The configurations with which it has passed its self-test last.
-    passed: Mutex<VecDeque<Arc<Values>>>,
-}
-
-impl Loaded {
-    fn has_passed(&self, config: &Values) -> bool {
-        self.passed.lock().iter().any(|it| **it == *config)
-    }
-
-    fn passes(&self, config: &Arc<Values>) {
-        let mut passed = self.passed.lock();
-        passed.push_front(Arc::clone(config));
-        passed.truncate(PASSED);
-    }
-}
-
-/// What a revision runs: a component, and the configuration that it passed its
-/// self-test with.
-#[derive(Clone)]
-pub struct Program {
-    /// The component.
-    pub loaded: Arc<Loaded>,
-    /// The configuration.
-    pub config: Arc<Values>,
 }
 
 /// A component that is being compiled, or how that has ended: all who ask for

@@ -15,6 +15,7 @@
 //! ([`logs`]).
 
 pub mod answer;
+mod arrival;
 mod brake;
 pub mod compile;
 pub mod compiled;
@@ -25,9 +26,11 @@ pub mod health;
 pub mod instance;
 pub mod listing;
 pub mod load;
+pub mod load_error;
 pub mod logs;
 pub mod planned;
 mod pool;
+pub mod program;
 pub mod progress;
 mod quick;
 pub mod registry;

@@ -4,10 +4,11 @@
 
 use std::time::Instant as Stopwatch;
 
+use super::arrival::region_has_done;
 use super::follow::HOST;
 use super::progress::Progress;
 use super::registry::Registry;
-use super::rollout::{Actor, region_has_done};
+use super::rollout::Actor;
 use crate::deployments::{Command, HostReport, LedgerError, Plan};
 use crate::model::Operation;
 

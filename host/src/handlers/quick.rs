@@ -4,7 +4,6 @@
 //! a moment, fails) is done again in the usual way: until its answer is sent, a
 //! `get` component has changed nothing that anybody sees.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use wasmtime::Store;
@@ -12,12 +11,12 @@ use wasmtime::component::{InstancePre, TypedFunc};
 
 use super::answer::{self, Answer};
 use super::engine::ServingEngine;
-use super::instance::RESPONSE_SLACK_BYTES;
-use super::load::Program;
+use super::instance::{is_reusable, store};
 use super::pool::Pool;
+use super::program::Program;
 use crate::model::State;
 use crate::wit_host::bindings::tidepool::kv::types::{Failure, Request};
-use crate::wit_host::context::{Cached, CallBounds, Context, Incoming, Subject};
+use crate::wit_host::context::{Cached, Context, Incoming, Subject};
 use crate::wit_host::wasi::HandlerOutput;
 use crate::wit_host::worlds::{EXPORT, GetParams, RequestResult};
 
@@ -92,9 +91,7 @@ impl QuickPool {
                     if self.in_a_row.load(Ordering::Relaxed) != 0 {
                         self.in_a_row.store(0, Ordering::Relaxed);
                     }
-                    quick.uses_left = quick.uses_left.saturating_sub(1);
-                    let most = engine.limits().memory_bytes / 2;
-                    if quick.uses_left > 0 && quick.store.data().memory_bytes() <= most {
+                    if is_reusable(&quick.store, engine, &mut quick.uses_left) {
                         self.pool.give_back(quick);
                     }
                     return Ok(answered);
@@ -120,12 +117,7 @@ impl Quick {
         output: HandlerOutput,
         uses: u32,
     ) -> wasmtime::Result<Quick> {
-        let limits = engine.limits();
-        let context = Context::new(CallBounds::of(limits), None, output)
-            .with_config(Arc::clone(&program.config));
-        let mut store = Store::new(engine.engine(), context);
-        store.limiter(|context| context);
-        store.set_hostcall_fuel(limits.response_bytes.saturating_add(RESPONSE_SLACK_BYTES));
+        let mut store = store(engine, program, None, output);
         store.epoch_deadline_trap();
         store.set_epoch_deadline(TICKS);
         let instance = pre.instantiate(&mut store)?;

@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use super::follow::{Applied, HOST};
-use super::load::{LoadError, Loader, Program};
+use super::load::Loader;
+use super::load_error::LoadError;
+use super::program::Program;
 use super::revision::{Revision, RevisionInfo, Verdict};
 use super::secrets::Secrets;
 use super::slot::Slot;

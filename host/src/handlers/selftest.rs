@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::engine::ServingEngine;
 use super::error::CallError;
 use super::instance::Instance;
-use super::load::Program;
+use super::program::Program;
 use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
 use crate::clock::{Clock, SystemClock, SystemEntropy};
 use crate::log::{AppendError, Change, Log, ReadError, Receipt, WriteId};

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
-use super::load::Program;
+use super::program::Program;
 use super::revision::{Revision, RevisionInfo};
 use crate::deployments::{Digest, Share};
 use crate::model::Operation;

@@ -6,7 +6,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
-use super::load::LoadError;
+use super::load_error::LoadError;
 use crate::model::Operation;
 use crate::wit_host::worlds;
 

@@ -21,7 +21,7 @@ use super::{deploy_lines, signed};
 use crate::deployments::plan::{Ending, Step};
 use crate::deployments::{Command, LedgerError, Plan, Refusal, Share};
 use crate::handlers::listing::Listed;
-use crate::handlers::load::LoadError;
+use crate::handlers::load_error::LoadError;
 use crate::handlers::planned::Waits;
 use crate::handlers::progress::Progress;
 use crate::handlers::registry::Registry;

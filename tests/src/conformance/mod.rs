@@ -11,3 +11,29 @@ pub mod feed;
 pub mod ledger;
 pub mod log;
 pub mod quarantine;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidepool::clock::SystemEntropy;
+use tidepool::config::{self, Database, Secret};
+use tidepool::log::sql::SqlLog;
+use tidepool::sql::SqlConfig;
+
+/// The configuration of a database, after its tables were made.
+///
+/// # Panics
+///
+/// It cannot be reached.
+pub async fn migrated(url: &str) -> SqlConfig {
+    let database = Database {
+        url: Some(Secret::new(url)),
+        request_timeout: Duration::from_secs(10),
+        ..Database::default()
+    };
+    let config = SqlConfig::new(&database).unwrap();
+    let settings = config::Log::default();
+    let log = SqlLog::open(config.clone(), &settings, Arc::new(SystemEntropy));
+    drop(log.await.unwrap());
+    config
+}

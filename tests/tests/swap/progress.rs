@@ -8,10 +8,15 @@ use crate::fixture;
 
 const LINES: &str = "application/x-ndjson";
 
-fn deploy(server: &Server, operation: &str, component: &str) -> Call {
-    let path = format!("/v1/handlers/{operation}");
-    let call = server.admin().post(&path).header("accept", LINES);
+fn deploy(server: &Server, component: &str) -> Call {
+    let call = server.admin().post("/v1/handlers/get");
+    let call = call.header("accept", LINES);
     call.body(built::bytes(&built::fixture(component)))
+}
+
+/// All lines of a deployment.
+async fn told(server: &Server, component: &str) -> Vec<Value> {
+    deploy(server, component).lines().await.rest().await
 }
 
 /// The names of the steps, and the last line.
@@ -37,11 +42,7 @@ const ALL: [&str; 8] = [
 #[tokio::test]
 async fn steps_are_lines_in_their_order_and_every_region_has_one() {
     let server = Server::start().await;
-    let lines = deploy(&server, "get", "tagged-a")
-        .lines()
-        .await
-        .rest()
-        .await;
+    let lines = told(&server, "tagged-a").await;
     let (names, last) = steps(&lines);
     assert_eq!(names, ALL);
     let mut live: Vec<_> = lines
@@ -60,11 +61,7 @@ async fn steps_are_lines_in_their_order_and_every_region_has_one() {
     assert!(slots.iter().all(|it| it["live_ms"].is_number()), "{last}");
     assert_eq!(slots.len(), 3);
     // What runs already: nothing is compiled, nothing goes live.
-    let lines = deploy(&server, "get", "tagged-a")
-        .lines()
-        .await
-        .rest()
-        .await;
+    let lines = told(&server, "tagged-a").await;
     let (names, last) = steps(&lines);
     assert_eq!(names, ["received", "store"]);
     assert_eq!(last["done"]["slots"][0]["unchanged"], true);
@@ -78,11 +75,7 @@ async fn steps_are_lines_in_their_order_and_every_region_has_one() {
 #[tokio::test]
 async fn a_refusal_is_the_last_line_and_nothing_has_changed() {
     let server = Server::start().await;
-    let lines = deploy(&server, "get", "trap-always")
-        .lines()
-        .await
-        .rest()
-        .await;
+    let lines = told(&server, "trap-always").await;
     let (names, last) = steps(&lines);
     assert_eq!(names, ["received", "compile", "verify"]);
     assert_eq!(last["problem"]["type"], "/problems/unprocessable");
@@ -118,7 +111,7 @@ async fn what_is_known_before_it_begins_is_refused_with_its_status() {
         .send()
         .await;
     answer.problem(413, "too-large");
-    let answer = deploy(&server, "get", "tagged-a").send().await;
+    let answer = deploy(&server, "tagged-a").send().await;
     answer.problem(401, "unauthorized");
 }
 
@@ -129,7 +122,7 @@ async fn a_client_that_goes_away_leaves_all_or_nothing() {
         // Never seen before, so that there is something to compile.
         let mut component = built::bytes(&built::fixture("tagged-a"));
         component.extend([0, 3, 1, b'n', n]);
-        let call = deploy(&server, "get", "tagged-a").body(component);
+        let call = deploy(&server, "tagged-a").body(component);
         let mut lines = call.lines().await;
         assert_eq!(lines.next().await.unwrap()["step"], "received");
         drop(lines);
