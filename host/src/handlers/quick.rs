@@ -64,8 +64,8 @@ impl QuickPool {
         self.pool.uses().saturating_sub(failed)
     }
 
-    /// Answers a request from what the cache has, or gives it back with that: it has
-    /// to be done in the usual way.
+    /// Answers a request from what the cache has, or gives it back, to be done in the
+    /// usual way: with that, unless a call that has failed has used it up.
     pub fn request(
         &self,
         engine: &ServingEngine,
@@ -138,8 +138,7 @@ impl Quick {
     ) -> Result<Result<Answer, Failure>, Box<Incoming>> {
         let data = self.store.data_mut();
         data.begin(Subject::Request(incoming));
-        // For another try: the bytes are shared.
-        let given = data.give_state(state.clone());
+        let given = data.give_state(state);
         let called = given.map_err(Into::into).and_then(|given| {
             self.store.set_epoch_deadline(TICKS);
             self.handle.call(&mut self.store, (request, Some(given)))
@@ -153,10 +152,9 @@ impl Quick {
             Err(failure) => Ok(Err(failure)),
         });
         match (checked, data.take_incoming()) {
-            (Err(error), Some(mut incoming)) => {
+            (Err(error), Some(incoming)) => {
                 tracing::debug!(%error, "a hit is answered in the usual way");
                 data.end();
-                incoming.cached = Cached::Found(state);
                 Err(incoming)
             }
             // Nobody takes the request but this.

@@ -230,7 +230,7 @@ impl Revision {
 
     /// Answers a GET from what the cache has, here and now. It takes no place in the
     /// slot: it ends before its thread does anything else. One that cannot be is given
-    /// back with what the cache has, to be answered by [`Revision::request`].
+    /// back, to be answered by [`Revision::request`].
     pub fn request_at_hand(
         &self,
         request: Request,

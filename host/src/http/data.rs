@@ -59,7 +59,9 @@ impl DataPlane {
     /// The future is on the heap: it is some kilobytes of a component's call,
     /// and whoever holds it would move it a few times before it starts.
     pub fn serve(&self, request: Request<HttpBody>) -> BoxFuture<respond::Answer> {
-        let inner = Arc::clone(&self.0);
+        // What is answered at once takes no share of it: two threads that count the
+        // shares of one thing wait for each other.
+        let inner = &self.0;
         let (parts, body) = request.into_parts();
         match route::parse(&parts.method, &parts.uri, &parts.headers) {
             Ok(Route::Kv(kv)) if kv.operation == Operation::Get => {
@@ -71,14 +73,14 @@ impl DataPlane {
                 });
                 // A hit in process memory needs no waiting.
                 let Some(state) = inner.at_hand(&kv) else {
-                    return Box::pin(inner.look_and_read(kv, incoming));
+                    return Box::pin(Arc::clone(inner).look_and_read(kv, incoming));
                 };
                 match inner.read_at_hand(&kv, state, incoming) {
                     Ok(answer) => ready(answer),
-                    Err(incoming) => Box::pin(inner.read(kv, incoming)),
+                    Err(incoming) => Box::pin(Arc::clone(inner).read_again(kv, incoming)),
                 }
             }
-            Ok(Route::Kv(kv)) => Box::pin(inner.write(kv, parts, body)),
+            Ok(Route::Kv(kv)) => Box::pin(Arc::clone(inner).write(kv, parts, body)),
             Ok(Route::Healthz) => ready(respond::json(
                 StatusCode::OK,
                 &serde_json::json!({"status": "alive"}),
@@ -143,7 +145,7 @@ impl Inner {
             match self.region.backends.cache.peek(&kv.key, at_least).await {
                 Ok(Some(state)) => match self.read_at_hand(&kv, state, incoming) {
                     Ok(answer) => return answer,
-                    Err(unanswered) => incoming = unanswered,
+                    Err(incoming) => return self.read_again(kv, incoming).await,
                 },
                 Ok(None) => {}
                 Err(error) => {
@@ -160,6 +162,22 @@ impl Inner {
         answer
     }
 
+    /// GET and HEAD that could not be answered at hand.
+    async fn read_again(
+        self: Arc<Self>,
+        kv: KvRequest,
+        mut incoming: Box<Incoming>,
+    ) -> respond::Answer {
+        // What the cache had may be gone with the call that has failed. That is rare:
+        // a copy for each call would cost more.
+        if let (Cached::Missing, Some(at_least)) = (&incoming.cached, freshness(&kv))
+            && let Ok(Some(state)) = self.region.backends.cache.peek(&kv.key, at_least).await
+        {
+            incoming.cached = Cached::Found(state);
+        }
+        self.read(kv, incoming).await
+    }
+
     /// GET and HEAD, with what the cache has.
     async fn read(self: Arc<Self>, kv: KvRequest, incoming: Box<Incoming>) -> respond::Answer {
         let head = kv.head;
@@ -172,7 +190,7 @@ impl Inner {
     }
 
     /// GET and HEAD of what the cache has, without a wait. What cannot be done like
-    /// that is given back, with what the cache has.
+    /// that is given back, to be read again.
     fn read_at_hand(
         &self,
         kv: &KvRequest,

@@ -30,7 +30,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
-    /// Rounds in which variants take turns; the tables have the median round.
+    /// Rounds in which variants take turns; the tables have the median round, and
+    /// the median of the rounds' ratios.
     rounds: usize,
     /// How long each variant runs in a round.
     turn: Duration,
@@ -50,8 +51,8 @@ struct Sizes {
 }
 
 const USUAL: Sizes = Sizes {
-    rounds: 5,
-    turn: Duration::from_secs(2),
+    rounds: 15,
+    turn: Duration::from_secs(1),
     swaps: 1_000,
     deploys: 200,
     components: 500,

@@ -27,16 +27,27 @@ pub struct Part {
 impl Part {
     /// The rate of a row.
     pub fn rate(&self, what: &str, connections: usize) -> f64 {
-        let row = |row: &&Row| row.what == what && row.connections == connections;
-        self.rows.iter().find(row).map_or(f64::NAN, |row| row.rate)
+        let row = self.row(what, connections);
+        row.map_or(f64::NAN, |row| row.rate)
     }
 
-    /// Adds the bound of one row's rate over another's.
+    fn row(&self, what: &str, connections: usize) -> Option<&Row> {
+        let wanted = |row: &&Row| row.what == what && row.connections == connections;
+        self.rows.iter().find(wanted)
+    }
+
+    /// Adds the bound of one row's rate over another's: the median of what it was in
+    /// each round. The two were measured right after each other in it, so a machine
+    /// that others slow down for a while slows down both.
     pub fn ratio(&mut self, above: &str, below: &str, connections: usize, least: f64) {
         let s = if connections == 1 { "" } else { "s" };
+        let rows = (self.row(above, connections), self.row(below, connections));
         self.bounds.push(Bound {
             what: format!("{above} / {below}, {connections} connection{s}"),
-            measured: self.rate(above, connections) / self.rate(below, connections),
+            measured: match rows {
+                (Some(above), Some(below)) => above.over(below),
+                _ => f64::NAN,
+            },
             reach: Reach::AtLeast(least),
         });
     }
@@ -54,6 +65,8 @@ pub struct Row {
     what: String,
     connections: usize,
     rate: f64,
+    /// Of every round, in their order.
+    rates: Vec<f64>,
     p50_us: f64,
     p99_us: f64,
     failures: u64,
@@ -63,16 +76,26 @@ impl Row {
     /// Picks the median round.
     pub fn median(what: &str, connections: usize, mut rounds: Vec<Measured>) -> Row {
         let failures = rounds.iter().map(|round| round.failures).sum();
+        let rates = rounds.iter().map(Measured::rate).collect();
         rounds.sort_by(|a, b| a.rate().total_cmp(&b.rate()));
         let round = rounds.swap_remove(rounds.len() / 2);
         Row {
             what: what.to_owned(),
             connections,
             rate: round.rate(),
+            rates,
             p50_us: round.p(0.5),
             p99_us: round.p(0.99),
             failures,
         }
+    }
+
+    /// The median of the ratios of rounds, with a row that took turns with this one.
+    fn over(&self, other: &Row) -> f64 {
+        let both = self.rates.iter().zip(&other.rates);
+        let mut ratios: Vec<f64> = both.map(|(own, others)| own / others).collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios.get(ratios.len() / 2).copied().unwrap_or(f64::NAN)
     }
 }
 
