@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -207,6 +208,9 @@ pub enum Consistency {
     /// Straight from the log.
     Log,
 }
+
+/// Longest staleness that a read may allow.
+pub const MAX_STALENESS: Duration = Duration::from_secs(24 * 3600);
 
 /// The four things a region does through a component.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

@@ -108,6 +108,7 @@ async fn request(
         parts,
         body: Bytes::from_static(body),
         cached,
+        max_staleness: None,
     });
     Ok(instance.request(request, incoming).await?.err())
 }

@@ -64,12 +64,19 @@ impl DataPlane {
         let inner = &self.0;
         let (parts, body) = request.into_parts();
         match route::parse(&parts.method, &parts.uri, &parts.headers) {
-            Ok(Route::Kv(kv)) if kv.operation == Operation::Get => {
+            Ok(Route::Kv(mut kv)) if kv.operation == Operation::Get => {
+                if let Some(most) = kv.max_staleness
+                    && !inner.region.is_within(most)
+                {
+                    // Whatever its cache has may be older.
+                    kv.consistency = Consistency::Log;
+                }
                 let incoming = Box::new(Incoming {
                     key: kv.key.clone(),
                     parts,
                     body: Bytes::new(),
                     cached: Cached::Missing,
+                    max_staleness: kv.max_staleness,
                 });
                 // A hit in process memory needs no waiting.
                 let Some(state) = inner.at_hand(&kv) else {
@@ -124,6 +131,7 @@ impl Inner {
             parts,
             body,
             cached: Cached::Missing,
+            max_staleness: None,
         });
         let writing = tokio::spawn(async move { self.call(kv, incoming).await });
         writing.await.unwrap_or_else(|error| {

@@ -104,8 +104,13 @@ impl Region {
     /// Whether it has caught up with the log within its bound, and every slot runs
     /// what was deployed.
     pub fn ready(&self) -> bool {
+        self.is_within(self.max_lag) && (self.is_complete)()
+    }
+
+    /// Whether its cache is at most so far behind the log.
+    pub fn is_within(&self, staleness: Duration) -> bool {
         let now = self.backends.clock.now_micros();
-        self.status.ready(now, self.max_lag) && (self.is_complete)()
+        self.status.ready(now, staleness)
     }
 
     /// Its state now.

@@ -5,15 +5,18 @@
 //! Dates (`If-Modified-Since`, ...) are not read: versions are finer than the
 //! seconds that they have, and RFC 9110 lets a server ignore them.
 
+use std::time::Duration;
+
 use http::header::{ACCEPT, HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use http::{Method, Uri};
 
 use crate::log::write_id::{self, BadWriteId, WriteId};
 use crate::model::{
-    Condition, Consistency, Key, KeyError, MAX_KEY_BYTES, Operation, Tags, Version,
+    Condition, Consistency, Key, KeyError, MAX_KEY_BYTES, MAX_STALENESS, Operation, Tags, Version,
 };
 
-/// Says how fresh an answer has to be: `cached`, `at-least=<version>`, `log`.
+/// Says how fresh an answer has to be: `cached`, `at-least=<version>`,
+/// `max-staleness=<seconds>`, `log`.
 pub const CONSISTENCY: HeaderName = HeaderName::from_static("tidepool-consistency");
 
 /// Most entity tags in one request's condition.
@@ -44,6 +47,9 @@ pub struct KvRequest {
     pub key: Key,
     /// How fresh the answer has to be.
     pub consistency: Consistency,
+    /// How old the answer may be, wherever it comes from, when that has a bound. Only
+    /// with [`Consistency::Cached`].
+    pub max_staleness: Option<Duration>,
     /// The precondition.
     pub condition: Condition,
     /// The `Accept` header; `None` when absent or `*/*`.
@@ -127,11 +133,13 @@ fn parse_kv(method: &Method, key: &str, headers: &HeaderMap) -> Result<KvRequest
     if operation != Operation::Get {
         check_idempotency_key(headers)?;
     }
+    let (consistency, max_staleness) = parse_consistency(operation, headers)?;
     Ok(KvRequest {
         operation,
         head,
         key: parse_key(key)?,
-        consistency: parse_consistency(operation, headers)?,
+        consistency,
+        max_staleness,
         condition: parse_condition(headers)?,
         accept: parse_accept(headers)?,
     })
@@ -176,7 +184,10 @@ fn hex(digit: u8) -> Option<u8> {
         .and_then(|value| u8::try_from(value).ok())
 }
 
-fn parse_consistency(operation: Operation, headers: &HeaderMap) -> Result<Consistency, RouteError> {
+fn parse_consistency(
+    operation: Operation,
+    headers: &HeaderMap,
+) -> Result<(Consistency, Option<Duration>), RouteError> {
     let bad = |advice| {
         Err(RouteError::BadHeader {
             name: "Tidepool-Consistency",
@@ -185,7 +196,7 @@ fn parse_consistency(operation: Operation, headers: &HeaderMap) -> Result<Consis
     };
     let mut lines = headers.get_all(CONSISTENCY).iter();
     let Some(line) = lines.next() else {
-        return Ok(Consistency::Cached);
+        return Ok((Consistency::Cached, None));
     };
     if lines.next().is_some() {
         return bad("send it once");
@@ -193,15 +204,22 @@ fn parse_consistency(operation: Operation, headers: &HeaderMap) -> Result<Consis
     if operation != Operation::Get {
         return bad("send it with GET or HEAD only; a write always goes to the log");
     }
-    match line.as_bytes().trim_ascii() {
-        b"cached" => Ok(Consistency::Cached),
-        b"log" => Ok(Consistency::Log),
-        text => match text.strip_prefix(b"at-least=").and_then(version_of) {
-            Some(version) => Ok(Consistency::AtLeast(version)),
-            None => {
-                bad("send `cached`, `at-least=<version>` with the version of an answer, or `log`")
-            }
-        },
+    let text = line.as_bytes().trim_ascii();
+    let at_least = || text.strip_prefix(b"at-least=").and_then(version_of);
+    let staleness = || text.strip_prefix(b"max-staleness=").and_then(staleness_of);
+    if text == b"cached" {
+        Ok((Consistency::Cached, None))
+    } else if text == b"log" {
+        Ok((Consistency::Log, None))
+    } else if let Some(version) = at_least() {
+        Ok((Consistency::AtLeast(version), None))
+    } else if let Some(staleness) = staleness() {
+        Ok((Consistency::Cached, Some(staleness)))
+    } else {
+        bad(
+            "send `cached`, `at-least=<version>` with the version of an answer, \
+             `max-staleness=<seconds>` with 1 to 86400, or `log`",
+        )
     }
 }
 
@@ -332,6 +350,13 @@ fn version_of(text: &[u8]) -> Option<Version> {
         }
         _ => None,
     }
+}
+
+/// The seconds that a text is, as a time that may be allowed for.
+fn staleness_of(text: &[u8]) -> Option<Duration> {
+    let seconds = version_of(text)?.0;
+    let staleness = Duration::from_secs(u64::try_from(seconds).ok()?);
+    (staleness <= MAX_STALENESS).then_some(staleness)
 }
 
 fn parse_accept(headers: &HeaderMap) -> Result<Option<String>, RouteError> {

@@ -1,5 +1,7 @@
 //! Tests of `route`: the table of paths and methods, keys, and the headers.
 
+use std::time::Duration;
+
 use http::HeaderValue;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
@@ -144,6 +146,22 @@ fn empty_malformed_and_overlong_keys_are_refused() {
 }
 
 #[test]
+fn staleness_is_1_second_to_a_day_and_the_caches_to_answer() {
+    let of = |text: &str| {
+        let request = kv(Method::GET, &[("tidepool-consistency", text)]).unwrap();
+        (request.consistency, request.max_staleness)
+    };
+    for seconds in [1, 5, 86_400] {
+        let staleness = Some(Duration::from_secs(seconds));
+        let text = format!("max-staleness={seconds}");
+        assert_eq!(of(&text), (Consistency::Cached, staleness));
+    }
+    for text in ["cached", "log", "at-least=1"] {
+        assert_eq!(of(text).1, None);
+    }
+}
+
+#[test]
 fn consistency_is_read_for_reads_only() {
     let of = |method, text: &str| {
         kv(method, &[("tidepool-consistency", text)]).map(|request| request.consistency)
@@ -170,6 +188,13 @@ fn consistency_is_read_for_reads_only() {
         "at-least=+1",
         "at-least=\"1\"",
         "at-least=9223372036854775808",
+        "max-staleness",
+        "max-staleness=",
+        "max-staleness=0",
+        "max-staleness=01",
+        "max-staleness=1.5",
+        "max-staleness=86401",
+        "max-staleness=9223372036854775808",
     ] {
         let error = of(Method::GET, text).unwrap_err();
         assert!(

@@ -15,7 +15,8 @@
 //!   the condition, in the same transaction, and is as exact;
 //! - answer [`AppendError::OutcomeUnknown`] when it cannot tell whether the
 //!   row is durable, and never take that for success or failure;
-//! - answer a read with every append acknowledged before the read began.
+//! - answer a read with every append acknowledged before the read began, and a
+//!   stale read with every append acknowledged so long before.
 //!
 //! It MUST NOT touch a cache.
 
@@ -103,4 +104,10 @@ pub trait Log: Send + Sync {
 
     /// The latest state of a key.
     async fn read(&self, key: &Key) -> Result<State, ReadError>;
+
+    /// A state of a key that was the latest at most `age` ago, from wherever that is
+    /// quick to have. Where nothing is quicker it is [`Log::read`].
+    async fn read_stale(&self, key: &Key, _age: Duration) -> Result<State, ReadError> {
+        self.read(key).await
+    }
 }

@@ -18,9 +18,18 @@ impl Host for Context {
         if let Cached::Down = incoming.cached {
             return Ok(LookupResult::Miss(None));
         }
-        let key = incoming.key.clone();
+        let (key, stale) = (incoming.key.clone(), incoming.max_staleness.is_some());
         let backends = Arc::clone(self.backends()?);
-        match backends.cache.lookup(&key, at_least).await {
+        let looked_up = match stale {
+            // No lease: what the log will say may be older than what the feed has
+            // brought and the cache has forgotten since.
+            true => {
+                let peeked = backends.cache.peek(&key, at_least).await;
+                peeked.map(|state| state.map_or(Lookup::Miss(None), Lookup::Found))
+            }
+            false => backends.cache.lookup(&key, at_least).await,
+        };
+        match looked_up {
             Ok(Lookup::Found(state)) => Ok(LookupResult::Found(self.give_state(state)?)),
             Ok(Lookup::Miss(None)) => Ok(LookupResult::Miss(None)),
             Ok(Lookup::Miss(Some(lease))) => {

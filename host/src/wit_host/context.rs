@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -58,6 +59,9 @@ pub struct Incoming {
     pub body: Bytes,
     /// What the cache has for the key, for a `get` component.
     pub cached: Cached,
+    /// How old the answer may be, where the request allows that: then it is read from
+    /// wherever that is near, and not put into the cache.
+    pub max_staleness: Option<Duration>,
 }
 
 /// What a look at the cache before the call has found.

@@ -21,9 +21,14 @@ impl log_types::Host for Context {}
 impl log_reader::Host for Context {
     async fn read(&mut self) -> Result<Result<Resource<State>, log_reader::ReadError>> {
         self.charge(0)?;
-        let key = self.incoming()?.key.clone();
+        let incoming = self.incoming()?;
+        let (key, max_staleness) = (incoming.key.clone(), incoming.max_staleness);
         let backends = Arc::clone(self.backends()?);
-        match backends.log.read(&key).await {
+        let read = match max_staleness {
+            Some(most) => backends.log.read_stale(&key, most).await,
+            None => backends.log.read(&key).await,
+        };
+        match read {
             Ok(state) => Ok(Ok(Resource::new_own(self.readings.push(state)?))),
             Err(error @ ReadError::Unavailable(_)) => {
                 Ok(Err(log_reader::ReadError::Unavailable(error.to_string())))

@@ -162,6 +162,7 @@ impl Host {
                     Some(state) => Cached::Found(state),
                     None => Cached::Missing,
                 },
+                max_staleness: None,
             });
             let revision = self.app.registry.current(0, Operation::Get);
             match revision.request(request, incoming).await? {

@@ -3,7 +3,7 @@
 mod ids;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -42,6 +42,7 @@ pub fn strange_keys() -> Vec<Key> {
 /// may hold others.
 pub async fn run(log: Arc<dyn Log>) {
     what_is_written_is_read(&*log).await;
+    a_stale_read_is_no_older_than_it_may_be(&*log).await;
     a_delete_is_a_version_of_its_own(&*log).await;
     conditions_look_at_the_live_value(&*log).await;
     a_value_past_its_time_counts_as_deleted(&*log).await;
@@ -98,6 +99,21 @@ async fn what_is_written_is_read(log: &dyn Log) {
         expires_at: None,
     };
     assert_eq!((version, value), (second.version, expected));
+}
+
+async fn a_stale_read_is_no_older_than_it_may_be(log: &dyn Log) {
+    let key = key("stale");
+    let version = write(log, &key, put("1")).await.version;
+    let written = Instant::now();
+    for age in [Duration::from_secs(1), Duration::from_secs(8)] {
+        loop {
+            let asked = Instant::now();
+            match log.read_stale(&key, age).await.unwrap() {
+                State::Absent => assert!(asked.duration_since(written) <= age),
+                state => break assert_eq!(live(&state), Some((version, &b"1"[..]))),
+            }
+        }
+    }
 }
 
 async fn a_delete_is_a_version_of_its_own(log: &dyn Log) {

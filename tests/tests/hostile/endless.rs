@@ -166,6 +166,7 @@ async fn call(
         parts,
         body: Bytes::from_static(br#"{"value":"v"}"#),
         cached: Cached::Missing,
+        max_staleness: None,
     });
     instance.request(request, incoming).await
 }

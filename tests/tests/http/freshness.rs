@@ -70,8 +70,12 @@ async fn x_cache_says_where_the_answer_came_from() {
     server.all_caught_up(version).await;
     for (consistency, from) in [
         ("log", "BYPASS"),
+        // What may be older is not put into the cache.
+        ("max-staleness=60", "MISS"),
+        ("max-staleness=60", "MISS"),
         ("cached", "MISS"),
         ("cached", "HIT"),
+        ("max-staleness=60", "HIT"),
         ("log", "BYPASS"),
     ] {
         let get = here
@@ -134,6 +138,8 @@ async fn what_is_no_consistency_is_400() {
         "at-least=01",
         "at-least=99999999999999999999",
         "LOG",
+        "max-staleness=0",
+        "max-staleness=86401",
     ] {
         let get = here.get("/kv/k").header("tidepool-consistency", text);
         get.send().await.problem(400, "bad-request");
@@ -146,6 +152,30 @@ async fn what_is_no_consistency_is_400() {
         let write = write.header("tidepool-consistency", "log");
         write.send().await.problem(400, "bad-request");
     }
+}
+
+#[tokio::test]
+async fn a_cache_that_may_be_older_than_allowed_is_not_asked() {
+    // A feed that says nothing for a day is further behind with each second.
+    let setup = tidepool_tests::Setup::new()
+        .set("feed.resolved_interval=1day")
+        .set("feed.max_lag=1day");
+    let (server, here) = with(setup).await;
+    server.caught_up("here", 1).await;
+    let version = here.write("k", "v").await;
+    let asked = Instant::now();
+    let read = async |staleness: u32| {
+        let get = here.get("/kv/k");
+        let get = get.header("tidepool-consistency", format!("max-staleness={staleness}"));
+        let answer = get.send().await.expect(200);
+        assert_eq!(answer.version(), version, "{staleness}");
+        answer.header("x-cache").map(str::to_owned)
+    };
+    // No event tells of it: a clock passes.
+    while read(1).await.as_deref() != Some("BYPASS") {
+        assert!(asked.elapsed() < PATIENCE, "an answer of the cache, still");
+    }
+    assert_ne!(read(86_400).await.as_deref(), Some("BYPASS"));
 }
 
 #[tokio::test]

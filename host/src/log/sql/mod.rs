@@ -21,11 +21,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::TryFutureExt;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_postgres::Statement;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Row, Statement};
 
 use super::{AppendError, Change, Log, ReadError, Receipt, WriteId};
 use crate::clock::Entropy;
@@ -124,6 +125,26 @@ impl SqlLog {
         let key = key.as_str().as_bytes();
         let parameters: [&(dyn ToSql + Sync); 1] = [&key];
         let found = session.client.query_opt(&session.prepared, &parameters);
+        self.found(found).await
+    }
+
+    async fn read_stale_once(&self, key: &Key) -> Result<State, SqlError> {
+        let session = self.readers.session().await?;
+        let key = key.as_str().as_bytes();
+        // Not prepared: that would fail for good on a table that is younger.
+        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&key, Type::BYTEA)];
+        let found = session
+            .client
+            .query_typed(statements::READ_STALE, &parameters);
+        let first = found.map_ok(|rows| rows.into_iter().next());
+        self.found(first).await
+    }
+
+    /// The state that a statement finds.
+    async fn found(
+        &self,
+        found: impl Future<Output = Result<Option<Row>, tokio_postgres::Error>>,
+    ) -> Result<State, SqlError> {
         let found = timeout(self.config.request_timeout, found).await;
         let found = found.map_err(|_| self.config.silent())?;
         let Some(row) = found.map_err(|error| self.config.statement_error(&error))? else {
@@ -196,6 +217,19 @@ impl Log for SqlLog {
                 Err(error) => return Err(ReadError::Unavailable(error.to_string())),
             }
         }
+    }
+
+    /// On CockroachDB the nearest replica answers, if `age` is 5 seconds or more.
+    async fn read_stale(&self, key: &Key, age: Duration) -> Result<State, ReadError> {
+        let replicas = matches!(self.kind, ServerKind::Cockroach { .. });
+        if replicas && age >= statements::REPLICA_AGE {
+            match self.read_stale_once(key).await {
+                Ok(state) => return Ok(state),
+                // Perhaps there was no table then, or no replica near.
+                Err(error) => tracing::debug!(%error, "a stale read failed; reading the latest"),
+            }
+        }
+        self.read(key).await
     }
 }
 

@@ -6,6 +6,8 @@
 //! the state before the statement, and an id is looked for in it, so a batch has
 //! them only on the first append of a key (see `queue.rs`).
 
+use std::time::Duration;
+
 use sha2::{Digest, Sha256};
 
 use crate::log::write_id::REMEMBERED;
@@ -29,12 +31,30 @@ pub(super) const NOTIFY: &str = "SELECT pg_notify('tidepool_kv_log', '')";
 /// What `LISTEN` names for [`NOTIFY`].
 pub(crate) const CHANNEL: &str = "tidepool_kv_log";
 
+/// How old a stale read is. By the settings that a cluster of CockroachDB has from
+/// the start, every replica knows what was 4.8 seconds ago, so the nearest answers.
+pub(super) const REPLICA_AGE: Duration = Duration::from_secs(5);
+
 /// The latest row of a key, and the clock. `$1`: the key.
-pub(super) const READ: &str = concat!(
-    "SELECT key, version, deleted, content_type, expires_at, value, ",
-    now!(),
-    " AS now FROM kv_log WHERE key = $1 ORDER BY version DESC LIMIT 1"
-);
+macro_rules! read {
+    ($as_of:literal) => {
+        concat!(
+            "SELECT key, version, deleted, content_type, expires_at, value, ",
+            now!(),
+            " AS now FROM kv_log ",
+            $as_of,
+            "WHERE key = $1 ORDER BY version DESC LIMIT 1"
+        )
+    };
+}
+
+/// Every commit before it.
+pub(super) const READ: &str = read!("");
+
+/// CockroachDB: every commit up to [`REPLICA_AGE`] before it. That age, and not a
+/// bound on it: a bound (`with_max_staleness`) refuses `ORDER BY`, and wants a
+/// licence.
+pub(super) const READ_STALE: &str = read!("AS OF SYSTEM TIME '-5s' ");
 
 /// Which of some appends without an id are there. `$1`: keys, `$2`: write ids.
 pub(super) const LOOK_UP: &str = "SELECT w.place, l.version, l.\"timestamp\"
@@ -198,6 +218,12 @@ pub(super) fn lock_of(key: &Key) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stale_read_is_as_old_as_it_says() {
+        let age = format!("AS OF SYSTEM TIME '-{}s' ", REPLICA_AGE.as_secs());
+        assert_eq!(READ_STALE.replacen(&age, "", 1), READ);
+    }
 
     #[test]
     fn the_lock_of_a_key_is_the_same_everywhere() {
