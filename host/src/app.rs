@@ -1,6 +1,7 @@
 //! From settings to running regions. The only place that names backends.
 
 mod bounds;
+pub mod look;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

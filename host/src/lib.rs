@@ -35,7 +35,7 @@
 //! feed, [`deployments`] and [`quarantine`] speak to PostgreSQL and CockroachDB.
 //! [`config`] is what can be set, [`app`] turns it into running regions and is
 //! the only place that names backends. [`model`] and [`clock`] are the words,
-//! time and chance that all share. Imports point one way: `http` and `hydrate`
+//! time and chance that all share, [`hex`] a way to write bytes. Imports point one way: `http` and `hydrate`
 //! to `handlers`, to `wit_host` and `deployments`, to `cache` and `log`.
 
 pub mod app;
@@ -49,6 +49,7 @@ pub mod deployments;
 pub mod doctor;
 pub mod feed;
 pub mod handlers;
+pub mod hex;
 pub mod http;
 pub mod hydrate;
 pub mod log;

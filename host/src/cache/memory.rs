@@ -19,7 +19,7 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, timeout_at};
 
 use super::versioned::{ENTRY_OVERHEAD_BYTES, Effect, Outcome, Peek, Shard, ShardSettings};
-use super::{Applied, Cache, CacheError, CacheStats, Decision, Lease, Lookup};
+use super::{Applied, Cache, CacheError, CacheStats, Decision, Holding, Lease, Lookup};
 use crate::clock::{Clock, Entropy};
 use crate::feed::Position;
 use crate::model::{
@@ -270,6 +270,16 @@ impl Cache for MemoryCache {
 
     async fn resign(&self, _holder: u64) -> Result<(), CacheError> {
         Ok(())
+    }
+
+    async fn holdings(&self, most: usize) -> Result<Vec<Holding>, CacheError> {
+        let now = self.clock.now_micros();
+        let mut holdings = Vec::new();
+        for slot in &self.slots {
+            let left = most - holdings.len();
+            holdings.extend(slot.read().shard.holdings(now, left));
+        }
+        Ok(holdings)
     }
 
     fn stats(&self) -> CacheStats {

@@ -62,6 +62,9 @@ pub enum Decision {
     Evict,
 }
 
+/// Bytes of a value that [`Cache::holdings`] gives at least.
+pub const SHOWN_BYTES: usize = 256;
+
 /// What an applied batch did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Applied {
@@ -69,6 +72,26 @@ pub struct Applied {
     pub stored: u64,
     /// Rows that were older than what it had, or not to be kept.
     pub skipped: u64,
+}
+
+/// What stands in the place of an entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Held {
+    /// What the key is, as of when it was stored.
+    State(State),
+    /// The lease of whoever fills it.
+    Lease,
+}
+
+/// What a cache holds of a key, for people who look.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Holding {
+    /// The key.
+    pub key: String,
+    /// What is there; `None`: nothing that is an entry of ours.
+    pub held: Option<Held>,
+    /// How long it will be there, unless it is evicted.
+    pub left: Option<Duration>,
 }
 
 /// Counters and sizes, for operators.
@@ -153,6 +176,11 @@ pub trait Cache: Send + Sync {
 
     /// Gives the lead up, if `holder` has it, so that another can take it at once.
     async fn resign(&self, holder: u64) -> Result<(), CacheError>;
+
+    /// What it holds, at most `most` keys, in no order. Values may be cut to their
+    /// first [`SHOWN_BYTES`]. It is for people: what comes and goes meanwhile may be
+    /// there or not.
+    async fn holdings(&self, most: usize) -> Result<Vec<Holding>, CacheError>;
 
     /// Counters and sizes. Never waits; they may be a second old.
     fn stats(&self) -> CacheStats;

@@ -38,10 +38,11 @@
 //! a time, that makes it so.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use indexmap::IndexMap;
 
-use super::Decision;
+use super::{Decision, Held, Holding};
 use crate::clock::Entropy;
 use crate::model::{Key, Row, State, Version};
 
@@ -150,6 +151,24 @@ impl Shard {
             sweep_hand: 0,
             lease_hand: 0,
         }
+    }
+
+    /// What it holds at `now`, leases included, at most `most` of it.
+    pub fn holdings(&self, now: i64, most: usize) -> Vec<Holding> {
+        let entries = self.entries.iter().map(|(key, entry)| {
+            let held = Held::State(entry.state.clone());
+            (key, held, entry.gone_at)
+        });
+        let leases = self.leases.iter();
+        let leases = leases.map(|(key, lease)| (key, Held::Lease, lease.expires_at));
+        let there = entries.chain(leases).filter(|(.., until)| *until > now);
+        let holding = |(key, held, until): (&Key, Held, i64)| Holding {
+            key: key.as_str().to_owned(),
+            held: Some(held),
+            left: (until < i64::MAX)
+                .then(|| Duration::from_micros(until.saturating_sub(now).unsigned_abs())),
+        };
+        there.take(most).map(holding).collect()
     }
 
     /// A look that changes nothing but the second chance: a read lock is enough.

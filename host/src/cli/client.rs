@@ -106,6 +106,22 @@ pub(super) fn ask_and_judge<T: DeserializeOwned>(
     judge(&read)
 }
 
+/// Asks the admin plane for a document.
+pub(super) fn document<T: DeserializeOwned>(
+    args: &ClientArgs,
+    path: String,
+) -> Result<T, CliError> {
+    let call = Call {
+        method: Method::GET,
+        path,
+        headers: Vec::new(),
+        body: Bytes::new(),
+        timeout: ANSWER_TIMEOUT,
+    };
+    let answer = runtime()?.block_on(send(args, call))?;
+    read(args, &answer)
+}
+
 /// What one request runs on.
 pub(super) fn runtime() -> Result<Runtime, CliError> {
     tokio::runtime::Builder::new_current_thread()

@@ -31,6 +31,7 @@ mod serve;
 mod settings;
 mod signature;
 mod token;
+mod view;
 
 pub use compile::answer_compile;
 
@@ -69,6 +70,7 @@ enum Command {
     Promote(promote::Args),
     Rollback(rollback::Args),
     Token(token::Args),
+    View(view::Args),
     Completions(completions::Args),
 }
 
@@ -121,6 +123,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Promote(args) => promote::run(&args),
         Command::Rollback(args) => rollback::run(&args),
         Command::Token(args) => token::run(&args),
+        Command::View(args) => view::run(args),
         Command::Completions(args) => completions::run(&args),
     };
     match done {

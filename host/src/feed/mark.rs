@@ -5,6 +5,7 @@
 //! it scanned would be missing.
 
 use super::{Event, Position};
+use crate::hex;
 
 /// What such a position begins with; no other position does.
 const SCAN: &str = "scan:";
@@ -51,7 +52,7 @@ impl Mark {
 
     fn encode(&self) -> Position {
         let (as_of, keys, start) = (self.as_of_micros, self.keys, &self.start);
-        let last: String = self.last.iter().map(|byte| format!("{byte:02x}")).collect();
+        let last = hex::encode(&self.last);
         Position(format!("{SCAN}{as_of}:{keys}:{last}:{start}"))
     }
 
@@ -61,25 +62,10 @@ impl Mark {
         Some(Mark {
             as_of_micros: parts.next()?.parse().ok()?,
             keys: parts.next()?.parse().ok()?,
-            last: bytes(parts.next()?)?,
+            last: hex::decode(parts.next()?)?,
             start: parts.next()?.to_owned(),
         })
     }
-}
-
-/// The bytes that hexadecimal digits mean.
-pub(super) fn bytes(digits: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let pairs = digits.as_bytes().chunks_exact(2);
-    if !pairs.remainder().is_empty() {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(digits.len() / 2);
-    for pair in pairs {
-        let [high, low] = pair else { return None };
-        bytes.push(u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?);
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

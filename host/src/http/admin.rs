@@ -21,7 +21,7 @@ use super::query::Query;
 use super::region::{Readiness, Region, RegionReport};
 use super::respond::{self, Answer, Kind, Problem};
 use super::stream::Streams;
-use super::{logs, tokens, upload};
+use super::{cached, logs, tokens, upload};
 use crate::config::Settings;
 use crate::deployments::Refusal;
 use crate::handlers::registry::Registry;
@@ -53,6 +53,7 @@ enum Route<'a> {
     Readyz,
     Regions,
     CaughtUp { region: &'a str },
+    Cache { region: &'a str },
     Handlers,
     Deploy { operation: &'a str },
     Change { change: Change, operation: &'a str },
@@ -118,6 +119,7 @@ fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Problem> {
         ["readyz"] => (Route::Readyz, "GET"),
         ["v1", "regions"] => (Route::Regions, "GET"),
         ["v1", "regions", region, "caught-up"] => (Route::CaughtUp { region }, "GET"),
+        ["v1", "regions", region, "cache"] => (Route::Cache { region }, "GET"),
         ["v1", "handlers"] => (Route::Handlers, "GET"),
         ["v1", "handlers", operation] => (Route::Deploy { operation }, "POST"),
         ["v1", "handlers", operation, change] => match Change::parse(change) {
@@ -174,7 +176,11 @@ impl Inner {
             | Route::Change { .. }
             | Route::Replay
             | Route::DropQuarantined => {}
-            Route::CreateToken | Route::Tokens | Route::RevokeToken { .. } => {
+            // What applications have stored is not for whoever watches the hosts.
+            Route::Cache { .. }
+            | Route::CreateToken
+            | Route::Tokens
+            | Route::RevokeToken { .. } => {
                 who.may(&Action::Admin)?;
             }
         }
@@ -182,6 +188,7 @@ impl Inner {
             Route::Healthz | Route::Readyz => Ok(self.readyz()),
             Route::Regions => Ok(respond::json(StatusCode::OK, &self.reports())),
             Route::CaughtUp { region } => self.caught_up(region, request.uri()).await,
+            Route::Cache { region } => cached::list(self.region(region)?, request.uri()).await,
             Route::Handlers => deploying::list(&self.registry).await,
             Route::Deploy { operation } => {
                 let bounds = (self.max_component_bytes, self.body_timeout);
@@ -252,11 +259,7 @@ impl Inner {
             .number("timeout_ms")?
             .map_or(MAX_CATCH_UP_WAIT, Duration::from_millis)
             .min(MAX_CATCH_UP_WAIT);
-        let region = self
-            .regions
-            .iter()
-            .find(|region| *region.name == *name)
-            .ok_or_else(|| self.no_region(name))?;
+        let region = self.region(name)?;
         let mut resolved = region.status.progress();
         let reached = resolved
             .wait_for(|resolved| resolved.as_ref().is_some_and(|r| r.as_of_micros > version));
@@ -273,6 +276,14 @@ impl Inner {
             "{name} has not applied everything up to {version} yet; ask again, or see /v1/regions"
         );
         Err(Problem::new(Kind::Unavailable, detail))
+    }
+
+    fn region(&self, name: &str) -> Result<&Region, Problem> {
+        let mut regions = self.regions.iter();
+        let found = regions.find(|region| *region.name == *name);
+        found
+            .map(|region| &**region)
+            .ok_or_else(|| self.no_region(name))
     }
 
     fn no_region(&self, name: &str) -> Problem {

@@ -9,6 +9,65 @@ use serde::{Deserialize, Serialize};
 pub use crate::deployments::config::Setting;
 pub use crate::model::RevisionState;
 
+/// What a cache holds: `GET /v1/regions/{region}/cache`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CacheList {
+    /// The region, or the server.
+    pub cache: String,
+    /// In the order of their keys.
+    pub entries: Vec<CachedEntry>,
+    /// Whether there are more than were asked for.
+    pub more: bool,
+}
+
+/// What a cache holds of a key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CachedEntry {
+    /// The key.
+    pub key: String,
+    /// What is there.
+    pub kind: CachedKind,
+    /// Its version, if it has one.
+    pub version: Option<i64>,
+    /// The media type of a value that has one.
+    pub content_type: Option<String>,
+    /// The beginning of a value, as text.
+    pub value: Option<String>,
+    /// Whether the value is longer.
+    pub cut: bool,
+    /// How long it will be there, in milliseconds, unless it is evicted. None: no end.
+    pub left_ms: Option<u64>,
+}
+
+/// What stands in a cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CachedKind {
+    /// A value.
+    Value,
+    /// The key was deleted.
+    Tombstone,
+    /// The log had nothing of it.
+    Absent,
+    /// Somebody reads the log for it.
+    Lease,
+    /// Nothing that an entry can be.
+    Damaged,
+}
+
+impl CachedKind {
+    /// Its name in the document.
+    pub fn name(self) -> &'static str {
+        match self {
+            CachedKind::Value => "value",
+            CachedKind::Tombstone => "tombstone",
+            CachedKind::Absent => "absent",
+            CachedKind::Lease => "lease",
+            CachedKind::Damaged => "damaged",
+        }
+    }
+}
+
 /// The answer to a deployment: `POST /v1/handlers/{operation}`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Deployed {

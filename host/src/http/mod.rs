@@ -8,6 +8,7 @@
 pub mod admin;
 mod authority;
 pub mod body;
+pub(crate) mod cached;
 mod connection;
 pub mod data;
 mod deploy_lines;

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::super::super::{Decide, HydratorSettings, HydratorStatus};
 use super::super::*;
 use crate::cache::memory::{MemoryCache, MemoryCacheSettings};
-use crate::cache::{Applied, Cache, CacheStats, Decision, Lease, Lookup};
+use crate::cache::{Applied, Cache, CacheStats, Decision, Holding, Lease, Lookup};
 use crate::clock::{ManualClock, SeededEntropy};
 use crate::feed::{FeedCounts, FeedSource};
 use crate::model::{Key, State, Value, Version};
@@ -250,6 +250,10 @@ impl Cache for Flaky {
         assert!(all(&self.applied.lock()), "{saved:?} without its rows");
         self.call(self.cache.save_position(previous, position))
             .await
+    }
+
+    async fn holdings(&self, most: usize) -> Result<Vec<Holding>, CacheError> {
+        self.cache.holdings(most).await
     }
 
     fn stats(&self) -> CacheStats {

@@ -20,6 +20,7 @@
 //!
 //! It MUST NOT touch a cache.
 
+pub mod look;
 pub mod schema;
 pub mod sql;
 pub mod sqlite;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
 mod any;
+mod look;
 mod shared;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub async fn run(cache: Arc<dyn Cache>) {
     any::rows_in_any_order_converge(&*cache).await;
     any::no_order_and_no_decision_makes_a_key_go_back(&*cache).await;
     a_hydrator_can_lead(&*cache).await;
+    look::what_it_holds_can_be_seen(&*cache).await;
 }
 
 /// Begins where a hydrator begins, so that rows are taken.

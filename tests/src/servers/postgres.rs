@@ -23,7 +23,7 @@ pub const ROLE: &str = "tidepool";
 /// Its password, with characters that a URL has to encode.
 pub const PASSWORD: &str = "tide/pool secret@1";
 /// As it stands in a URL.
-const PASSWORD_ENCODED: &str = "tide%2Fpool%20secret%401";
+pub const PASSWORD_ENCODED: &str = "tide%2Fpool%20secret%401";
 
 const ADMIN: &str = "admin";
 const ADMIN_PASSWORD: &str = "administrator";

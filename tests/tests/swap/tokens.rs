@@ -47,6 +47,12 @@ async fn a_token_may_do_what_its_scopes_say_until_it_is_revoked() {
     );
     assert_eq!(deploys(&deployer, "get", "").await, 403);
     assert_eq!(deploys(&deployer, "put", "?region=us-east-1").await, 403);
+    // What applications have stored is not for whoever watches the hosts.
+    let cached = "/v1/regions/us-east-1/cache";
+    root.get(cached).send().await.expect(200);
+    for plane in [&reader, &deployer] {
+        plane.get(cached).send().await.problem(403, "forbidden");
+    }
     // What was set aside is replayed by who may change what hydrates.
     let (hydrates, _) = made(&root, &["deploy:us-east-1:hydrate"]).await;
     let hydrates = server.admin().clone().with_token(&hydrates);

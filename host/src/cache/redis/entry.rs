@@ -21,10 +21,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::cache::Held;
 use crate::model::{MAX_CONTENT_TYPE_BYTES, State, Value, Version};
 
 /// Digits of a version: as many as the largest has.
 pub(super) const VERSION_DIGITS: usize = 19;
+
+/// Bytes of an entry before its value, at most.
+pub(super) const HEAD_BYTES: usize = TYPE_LENGTH_END + MAX_CONTENT_TYPE_BYTES;
 
 const FORMAT: u8 = b'1';
 const NO_CONTENT_TYPE: &[u8] = b"---";
@@ -33,15 +37,6 @@ const KIND_END: usize = 2;
 const VERSION_END: usize = KIND_END + VERSION_DIGITS;
 const EXPIRES_END: usize = VERSION_END + VERSION_DIGITS;
 const TYPE_LENGTH_END: usize = EXPIRES_END + NO_CONTENT_TYPE.len();
-
-/// What stands at the key of an entry.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Held {
-    /// What the key is, as of when it was stored.
-    State(State),
-    /// Somebody's lease.
-    Lease,
-}
 
 /// The digits of a version. Versions are positive; others count as 0.
 pub(super) fn digits(number: i64) -> String {

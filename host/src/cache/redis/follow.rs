@@ -15,7 +15,7 @@ use crate::model::{Row, State};
 const ROWS_IN_A_SCRIPT: usize = 128;
 
 /// Keys looked at in one step of removing what an earlier epoch has left.
-const KEYS_IN_A_SCAN: usize = 1000;
+pub(super) const KEYS_IN_A_SCAN: usize = 1000;
 
 /// The arguments of a script that has none.
 const NOTHING: &[&str] = &[];

@@ -70,6 +70,7 @@ fn probes(prefix: &str) -> Vec<(&'static str, Cmd)> {
         probe("set", &[&key, "x", "PX", "1000"]),
         probe("getrange", &[&key, "0", "0"]),
         probe("pexpire", &[&key, "1000"]),
+        probe("pttl", &[&key]),
         probe("exists", &[&key]),
         probe("unlink", &[&key]),
         probe("del", &[&key]),

@@ -7,7 +7,7 @@
 //! - `scripts.rs` and `scripts/`: what runs in Redis
 //! - `address.rs`, `server.rs`, `connection.rs`: reaching it, and reaching it again
 //! - `flights.rs`: one reader of this process for each missing key
-//! - `inspect.rs`, `info.rs`: whether a Redis is fit for it
+//! - `inspect.rs`, `info.rs`: whether a Redis is fit for it; `look.rs`: what people see
 //!
 //! # What is kept where
 //!
@@ -45,6 +45,7 @@ mod flights;
 mod follow;
 mod info;
 mod inspect;
+mod look;
 mod read;
 mod scripts;
 mod server;
@@ -59,7 +60,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::{Applied, Cache, CacheError, CacheStats, Decision, Lease, Lookup};
+use super::{Applied, Cache, CacheError, CacheStats, Decision, Holding, Lease, Lookup};
 use crate::clock::{Clock, Entropy};
 use crate::config::{Secret, Settings};
 use crate::feed::Position;
@@ -73,9 +74,9 @@ pub use error::RedisCacheError;
 pub use inspect::inspect;
 
 /// What a user of Redis has to be allowed, as `ACL SETUSER` names it.
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "get", "set", "getrange", "del", "unlink", "exists", "hget", "hset", "hmget", "hsetnx", "hdel",
-    "pexpire", "time", "info", "scan", "dbsize", "eval", "evalsha", "select", "ping",
+    "pexpire", "pttl", "time", "info", "scan", "dbsize", "eval", "evalsha", "select", "ping",
 ];
 
 /// Most keys being filled at a time by this process.
@@ -226,6 +227,11 @@ impl RedisCache {
         self.links.first().await
     }
 
+    /// The server, for messages.
+    pub fn shown_server(&self) -> &str {
+        self.links.server().shown()
+    }
+
     /// Waits, without a bound, until it is connected.
     pub async fn connected(&self) {
         self.links.connected().await;
@@ -329,6 +335,10 @@ impl Cache for RedisCache {
             .run(&self.links, bound, &keys, &arguments)
             .await?;
         Ok(())
+    }
+
+    async fn holdings(&self, most: usize) -> Result<Vec<Holding>, CacheError> {
+        self.shown(most).await
     }
 
     fn stats(&self) -> CacheStats {

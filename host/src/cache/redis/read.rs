@@ -10,10 +10,10 @@ use redis::Cmd;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::connection::LinkError;
-use super::entry::{self, Held};
+use super::entry;
 use super::flights::{Ticket, Turn};
 use super::{RedisCache, as_of, millis, scripts};
-use crate::cache::{CacheError, Lease, Lookup};
+use crate::cache::{CacheError, Held, Lease, Lookup};
 use crate::model::{Key, State, Version};
 
 /// First and longest wait between two looks at what another process fills.

@@ -41,6 +41,9 @@ script!(
     /// Saves the position.
     SAVE, "scripts/save.lua");
 script!(
+    /// Shows entries.
+    LOOK, "scripts/look.lua");
+script!(
     /// Removes what an earlier epoch has left.
     CLEAR, "scripts/clear.lua");
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 
 use super::hlc::Hlc;
-use crate::feed::mark;
+use crate::hex;
 use crate::model::{Key, Row, Value, Version};
 
 /// How the table keeps keys. A text column arrives as text and a bytes column as
@@ -179,7 +179,7 @@ pub(super) fn checked(
 
 /// The bytes of `\x` and hexadecimal digits.
 fn bytes(text: &str) -> Option<Vec<u8>> {
-    mark::bytes(text.strip_prefix("\\x")?)
+    hex::decode(text.strip_prefix("\\x")?)
 }
 
 /// Bytes that a row holds, for bounds on batches.

@@ -8,10 +8,12 @@
 //! - `link.rs`: one connection that writes: a batch, its errors, its lost answers
 //! - `lane.rs`: a loop from the queue to a link, some of them beside each other
 //! - `rows.rs`: rows of `kv_log`, decoded (pure)
+//! - `look.rs`: statements of people who look
 
 mod arrays;
 mod lane;
 mod link;
+mod look;
 pub(crate) mod migrate;
 mod queue;
 pub(crate) mod rows;
@@ -36,6 +38,7 @@ use crate::sql::{Class, Pool, ServerKind, SqlConfig, SqlError, connect_dedicated
 use lane::Shared;
 use queue::{Append, Bounds};
 
+pub use look::look;
 pub use migrate::MigrateError;
 
 /// Most bytes of keys and values that wait to be sent.

@@ -7,9 +7,11 @@
 //! - `readers.rs`: a fixed set of connections that only read
 //! - `horizon.rs`: up to which time the log is complete
 //! - `rows.rs`: rows of `kv_log`, decoded
+//! - `look.rs`: statements of people who look
 
 mod database;
 mod horizon;
+mod look;
 mod open;
 mod readers;
 pub(crate) mod rows;
@@ -29,6 +31,7 @@ use crate::model::{Condition, Key, State};
 use writer::{Append, Job};
 
 pub use database::{ExecError, SqliteDatabase, SqliteSettings};
+pub use look::{LookError, look};
 pub use open::OpenError;
 
 /// The log of an embedded database.

@@ -14,7 +14,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use super::database::{SqliteSettings, explain};
 use crate::log::schema::{self, Found};
 
-const DATABASE_FILE: &str = "tidepool.db";
+pub(super) const DATABASE_FILE: &str = "tidepool.db";
 const LOCK_FILE: &str = "tidepool.lock";
 
 /// How every SQLite file begins (<https://www.sqlite.org/fileformat2.html>).
