@@ -457,8 +457,8 @@ fn admin_tls(admin: &Admin) -> Result<Option<Tls>, TlsError> {
     }
 }
 
-/// The variables that are texts.
-fn environment() -> impl Iterator<Item = (String, String)> {
+/// The variables of the environment that are texts.
+pub fn texts() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
@@ -497,7 +497,7 @@ async fn open_registry(
         ledger,
         settings: handlers.clone(),
         trusted: Arc::clone(trusted),
-        secrets: Secrets::new(environment(), handlers.secrets_dir.clone()),
+        secrets: Secrets::new(texts(), handlers.secrets_dir.clone()),
         clock,
         entropy: Arc::clone(entropy),
     });

@@ -193,6 +193,24 @@ async fn check_shows_every_step_of_a_good_component() {
 }
 
 #[tokio::test]
+async fn check_makes_the_self_test_with_a_configuration() {
+    let configured = built::fixture("configured");
+    check(&configured, &["--config", "greeting=hello"])
+        .await
+        .success();
+    let without = check(&configured, &[]).await;
+    assert!(without.refused(1).contains("no greeting"), "{without:?}");
+    let nowhere = "key=env:TIDEPOOL_SECRET_NOT_THERE";
+    let missing = check(&configured, &["--secret", nowhere]).await;
+    assert!(
+        missing.refused(1).contains("TIDEPOOL_SECRET_NOT_THERE"),
+        "{missing:?}"
+    );
+    let wrong = check(&configured, &["--config", "greeting"]).await;
+    assert!(wrong.refused(1).contains("NAME=VALUE"), "{wrong:?}");
+}
+
+#[tokio::test]
 async fn check_refuses_what_a_deployment_refuses_with_the_same_words() {
     let setup = Setup::new();
     let module = setup.folder().join("module.wasm");

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant as Stopwatch};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::settings::SettingArgs;
+use super::configure::ConfigArgs;
+use super::settings::{SettingArgs, assignment};
 use super::{CliError, deploy, operation, output, running};
+use crate::app::texts;
 use crate::config::{Settings, load};
 use crate::deployments::Digest;
 use crate::handlers::compile::Compiler;
@@ -17,8 +19,10 @@ use crate::handlers::engine::ServingEngine;
 use crate::handlers::load::{Loader, Timings};
 use crate::handlers::load_error::LoadError;
 use crate::handlers::progress::Progress;
+use crate::handlers::secrets::Secrets;
 use crate::http::documents;
 use crate::model::Operation;
+use crate::wit_host::config::Values;
 
 /// Room in the engine: for one component, however many core instances it is
 /// made of.
@@ -28,7 +32,7 @@ const INSTANCES: u32 = 32;
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "The settings are a host's, as for `tidepool dev`: what it would \
-    refuse under them is refused here."
+    refuse under them is refused here. Secrets are those of this machine."
 )]
 pub(super) struct Args {
     /// The component, a .wasm file
@@ -36,11 +40,17 @@ pub(super) struct Args {
     /// What it is to be: get, put, delete or hydrate
     #[arg(long, value_parser = operation)]
     operation: Operation,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    settings: SettingArgs,
+    /// A TOML file of a host's settings
+    #[arg(long, value_name = "FILE", env = "TIDEPOOL_CONFIG")]
+    settings: Option<PathBuf>,
+    /// Any setting of a host, for example limits.cpu=1s; may be given more than once
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
 }
 
 /// What is printed with `--json`.
@@ -62,7 +72,11 @@ struct Report {
 
 pub(super) fn run(args: Args) -> Result<(), CliError> {
     let component = Bytes::from(deploy::read(&args.file)?);
-    let settings = load(&args.settings.sources([], false)?).map_err(running::failed)?;
+    let config = args.config.first()?;
+    let sources = SettingArgs::of(args.settings, args.set).sources([], false)?;
+    let settings = load(&sources).map_err(running::failed)?;
+    let secrets = Secrets::new(texts(), settings.handlers.secrets_dir.clone());
+    let config = secrets.resolve(&config).map_err(running::failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -71,7 +85,13 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     let size = component.len() as u64;
     let mut timings = Timings::default();
     let start = Stopwatch::now();
-    let checked = runtime.block_on(check(&settings, args.operation, component, &mut timings));
+    let checked = runtime.block_on(check(
+        &settings,
+        args.operation,
+        component,
+        &Arc::new(config),
+        &mut timings,
+    ));
     let millis = |time: Duration| time.as_secs_f64() * 1e3;
     let report = Report {
         operation: args.operation.name(),
@@ -101,6 +121,7 @@ async fn check(
     settings: &Settings,
     operation: Operation,
     component: Bytes,
+    config: &Arc<Values>,
     timings: &mut Timings,
 ) -> Result<(), LoadError> {
     let engine = ServingEngine::new(settings.limits.clone(), INSTANCES)
@@ -112,8 +133,8 @@ async fn check(
         compiler,
         None,
     )?;
-    let (config, untold) = (Arc::default(), Progress::untold());
-    let loading = loader.load_timed(operation, component, &config, timings, &untold);
+    let untold = Progress::untold();
+    let loading = loader.load_timed(operation, component, config, timings, &untold);
     loading.await?;
     Ok(())
 }

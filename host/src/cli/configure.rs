@@ -7,7 +7,7 @@ use http::header::HeaderName;
 
 use super::CliError;
 use crate::deployments::ConfigChange;
-use crate::deployments::config::{SecretRef, Setting};
+use crate::deployments::config::{Config, SecretRef, Setting};
 
 /// Changes of the configuration.
 #[derive(clap::Args, Debug)]
@@ -36,6 +36,15 @@ impl ConfigArgs {
         let value = HeaderValue::try_from(BASE64.encode(json));
         let value = value.map_err(|error| failed(error.to_string()))?;
         Ok(Some((HeaderName::from_static("tidepool-config"), value)))
+    }
+
+    /// The configuration of a first revision.
+    pub(super) fn first(&self) -> Result<Config, CliError> {
+        let change = self.change().map_err(CliError::Failed)?;
+        let config = Config::default().with(&change);
+        let checked = config.check();
+        checked.map_err(|error| CliError::Failed(error.to_string()))?;
+        Ok(config)
     }
 
     fn change(&self) -> Result<ConfigChange, String> {

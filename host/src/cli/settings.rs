@@ -46,6 +46,11 @@ pub(super) struct ConfigArgs {
 }
 
 impl SettingArgs {
+    /// Those that a command takes by other flags.
+    pub(super) fn of(config: Option<PathBuf>, set: Vec<(String, String)>) -> SettingArgs {
+        SettingArgs { config, set }
+    }
+
     /// All sources. `own` are the command's own flags; a flag of its own beats
     /// `--set`. `customary`: also take `DATABASE_URL`, `REDIS_URL` and `PORT`.
     pub(super) fn sources(
@@ -125,7 +130,7 @@ fn environment(
     Ok(others)
 }
 
-fn assignment(text: &str) -> Result<(String, String), String> {
+pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => {
             Ok((key.trim().to_owned(), value.trim().to_owned()))
