@@ -22,6 +22,7 @@ pub use shared::{a_flush_is_noticed, two_clients, what_expired_stays_gone};
 /// The cache does not conform.
 pub async fn run(cache: Arc<dyn Cache>) {
     the_position_is_compared_and_set(&*cache).await;
+    look::what_it_holds_can_be_seen(&*cache).await;
     rows_are_found_and_never_go_back(&*cache).await;
     a_delete_is_a_tombstone(&*cache).await;
     decisions_are_followed(&*cache).await;
@@ -38,7 +39,6 @@ pub async fn run(cache: Arc<dyn Cache>) {
     any::rows_in_any_order_converge(&*cache).await;
     any::no_order_and_no_decision_makes_a_key_go_back(&*cache).await;
     a_hydrator_can_lead(&*cache).await;
-    look::what_it_holds_can_be_seen(&*cache).await;
 }
 
 /// Begins where a hydrator begins, so that rows are taken.

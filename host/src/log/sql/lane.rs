@@ -36,11 +36,17 @@ impl Shared {
     }
 
     pub fn push(&self, append: Append) -> Result<Ticket, String> {
-        let (ticket, ready) = {
+        let (ticket, due) = {
             let mut queue = self.queue.lock();
-            (queue.push(append)?, queue.is_ready())
+            let before = queue.due();
+            let ticket = queue.push(append)?;
+            (
+                ticket,
+                queue.due().filter(|due| before.is_none_or(|it| *due < it)),
+            )
         };
-        if ready {
+        // Else whoever waits for that time has been told.
+        if due.is_some() {
             self.wake.notify_one();
         }
         Ok(ticket)
@@ -63,32 +69,36 @@ impl Shared {
         loop {
             let wake = self.wake.notified();
             let mut late = Vec::new();
-            let (batch, more) = {
+            let (batch, due) = {
                 let mut queue = self.queue.lock();
                 let batch = queue.take(Instant::now(), &mut late);
-                (batch, queue.is_ready())
+                (batch, queue.due())
             };
             for append in late {
                 append.answer(Err(AppendError::Unavailable(self.why_late())));
             }
             if let Some(batch) = batch {
                 // One wake can stand for many appends.
-                if more {
+                if due.is_some() {
                     self.wake.notify_one();
                 }
                 return batch;
             }
-            wake.await;
+            match due {
+                // Cut short by whatever becomes due before.
+                Some(due) => drop(timeout_at(due, wake).await),
+                None => wake.await,
+            }
         }
     }
 
     fn done<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
-        let ready = {
+        let due = {
             let mut queue = self.queue.lock();
             queue.done(keys);
-            queue.is_ready()
+            queue.due()
         };
-        if ready {
+        if due.is_some() {
             self.wake.notify_one();
         }
     }

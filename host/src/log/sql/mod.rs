@@ -44,11 +44,17 @@ pub use migrate::MigrateError;
 /// Most bytes of keys and values that wait to be sent.
 const QUEUE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Batches under way at once. PostgreSQL takes a whole queue in one batch, and one
-/// more can be made ready while that waits for the disk. CockroachDB takes a key in
-/// each, and works on each connection at one statement.
+/// Batches under way at once. PostgreSQL takes a whole queue in one batch; one more
+/// goes beside it when that takes long. CockroachDB takes a key in each, and works on
+/// each connection at one statement.
 const LANES_POSTGRES: usize = 2;
 const LANES_COCKROACH: usize = 16;
+
+/// How long an append waits for the batch that is under way before it goes beside it.
+/// A batch costs PostgreSQL much the same however many rows it has, so where it is
+/// quick, fewer and larger ones are quicker; where the server is far away or its disk
+/// is slow, waiting for it would cost more.
+const BESIDE_POSTGRES: Duration = Duration::from_millis(5);
 
 /// How often a read is tried again on another connection.
 const READ_TRIES: usize = 3;
@@ -86,12 +92,17 @@ impl SqlLog {
             ServerKind::Postgres { .. } => (LANES_POSTGRES, usize::MAX),
             ServerKind::Cockroach { .. } => (LANES_COCKROACH, 1),
         };
+        let beside = match kind {
+            ServerKind::Postgres { .. } => BESIDE_POSTGRES,
+            ServerKind::Cockroach { .. } => Duration::ZERO,
+        };
         let shared = Arc::new(Shared::new(Bounds {
             queue: settings.max_queue,
             queue_bytes: QUEUE_BYTES,
             batch: settings.max_batch,
             batch_bytes: settings.max_batch_bytes,
             batch_keys,
+            beside,
         }));
         let mut tasks = JoinSet::new();
         for _ in 0..lanes {
@@ -181,12 +192,14 @@ impl Log for SqlLog {
             // Not below 0: that is what clients give.
             None => (self.entropy.next_u64() >> 1).cast_signed(),
         };
-        let deadline = Instant::now() + self.config.request_timeout;
+        let since = Instant::now();
+        let deadline = since + self.config.request_timeout;
         let append = Append {
             key: key.clone(),
             change,
             condition,
             write_id,
+            since,
             deadline,
             unclear: None,
             reply,

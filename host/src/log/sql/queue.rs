@@ -8,6 +8,7 @@
 //!   for in it, so an append that has one is the first of its key in the batch.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ pub(super) struct Append {
     /// Which row of the key is ours. Below 0 the client's, who may send it again and
     /// so find out whether it was written; else random, for us to look up.
     pub write_id: i64,
+    /// When it came.
+    pub since: Instant,
     /// Until when it may wait to be sent.
     pub deadline: Instant,
     /// It was sent before, and why it is not known what became of that.
@@ -59,6 +62,9 @@ pub(super) struct Bounds {
     pub batch_bytes: usize,
     /// Most keys in a batch.
     pub batch_keys: usize,
+    /// How long an append waits while a batch is under way, unless there are enough
+    /// for a full one.
+    pub beside: Duration,
 }
 
 /// What an overloaded queue says.
@@ -79,6 +85,8 @@ pub(super) struct Queue {
     busy: HashSet<Key>,
     count: usize,
     bytes: usize,
+    /// Batches taken and not done.
+    under_way: usize,
 }
 
 impl Queue {
@@ -91,6 +99,7 @@ impl Queue {
             busy: HashSet::new(),
             count: 0,
             bytes: 0,
+            under_way: 0,
         }
     }
 
@@ -115,14 +124,21 @@ impl Queue {
         Ok(ticket)
     }
 
-    /// Whether there is something to take.
-    pub fn is_ready(&self) -> bool {
-        !self.ready.is_empty()
+    /// When there is something to take; it may have passed.
+    pub fn due(&self) -> Option<Instant> {
+        let mut ready = self.ready.iter();
+        let (_, first) = ready.find_map(|key| self.waiting.get(key)?.front())?;
+        let full = self.count >= self.bounds.batch || self.bytes >= self.bounds.batch_bytes;
+        Some(match full || self.under_way == 0 {
+            true => first.since,
+            false => first.since + self.bounds.beside,
+        })
     }
 
-    /// The next batch. Whoever takes it says [`Queue::done`] for it. What has
-    /// waited too long by `now` is put into `late`, and not in the batch.
+    /// The next batch, if one is due. Whoever takes it says [`Queue::done`] for it.
+    /// What has waited too long by `now` is put into `late`, and not in the batch.
     pub fn take(&mut self, now: Instant, late: &mut Vec<Append>) -> Option<Vec<Append>> {
+        self.due().filter(|due| *due <= now)?;
         let mut batch: Vec<Append> = Vec::new();
         let mut bytes = 0;
         let mut keys = 0;
@@ -173,11 +189,16 @@ impl Queue {
                 self.busy.insert(key);
             }
         }
-        (!batch.is_empty()).then_some(batch)
+        if batch.is_empty() {
+            return None;
+        }
+        self.under_way += 1;
+        Some(batch)
     }
 
     /// A batch with these keys has ended.
     pub fn done<'a>(&mut self, keys: impl IntoIterator<Item = &'a Key>) {
+        self.under_way = self.under_way.saturating_sub(1);
         for key in keys {
             if self.busy.remove(key) && self.waiting.contains_key(key) {
                 self.ready.push_back(key.clone());

@@ -15,6 +15,7 @@ const WIDE: Bounds = Bounds {
     batch: 100,
     batch_bytes: 1 << 20,
     batch_keys: 100,
+    beside: Duration::ZERO,
 };
 
 fn append(key: &str, write_id: i64, condition: Condition) -> Append {
@@ -27,6 +28,7 @@ fn append(key: &str, write_id: i64, condition: Condition) -> Append {
         },
         condition,
         write_id,
+        since: Instant::now(),
         deadline: Instant::now() + Duration::from_secs(60),
         unclear: None,
         reply: oneshot::channel().0,
@@ -64,9 +66,40 @@ async fn a_key_is_in_one_batch_at_a_time() {
     queue.push(plain("b", 3)).unwrap();
     queue.push(plain("a", 4)).unwrap();
     assert_eq!(take(&mut queue), [3]);
-    assert!(!queue.is_ready());
+    assert_eq!(queue.due(), None);
     done(&mut queue, &["a"]);
     assert_eq!(take(&mut queue), [2, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_meanwhile_waits_a_while_for_the_batch_under_way() {
+    let beside = Duration::from_millis(5);
+    let bounds = Bounds {
+        beside,
+        batch: 3,
+        ..WIDE
+    };
+    let mut queue = Queue::new(bounds);
+    queue.push(plain("a", 1)).unwrap();
+    // Nothing is under way: nothing waits.
+    assert_eq!(take(&mut queue), [1]);
+    queue.push(plain("b", 2)).unwrap();
+    assert!(take(&mut queue).is_empty());
+    assert_eq!(queue.due(), Some(Instant::now() + beside));
+    tokio::time::advance(beside).await;
+    assert_eq!(take(&mut queue), [2]);
+    queue.push(plain("c", 3)).unwrap();
+    assert!(take(&mut queue).is_empty());
+    done(&mut queue, &["a"]);
+    assert!(take(&mut queue).is_empty(), "b is under way");
+    done(&mut queue, &["b"]);
+    assert_eq!(take(&mut queue), [3]);
+    // Enough for a full one goes at once.
+    for (key, id) in [("d", 4), ("e", 5), ("f", 6)] {
+        assert!(take(&mut queue).is_empty());
+        queue.push(plain(key, id)).unwrap();
+    }
+    assert_eq!(take(&mut queue), [4, 5, 6]);
 }
 
 #[tokio::test]
@@ -115,6 +148,7 @@ async fn bounds_hold_and_one_big_append_is_let_in() {
         batch: 2,
         batch_bytes: 1,
         batch_keys: 9,
+        beside: Duration::ZERO,
     };
     let mut queue = Queue::new(Bounds {
         queue_bytes: 1,
@@ -173,7 +207,7 @@ async fn an_append_is_taken_back_only_while_it_waits() {
     done(&mut queue, &["a"]);
     let fourth = queue.push(plain("a", 4)).unwrap();
     assert!(queue.take_back(&key, fourth));
-    assert!(!queue.is_ready());
+    assert_eq!(queue.due(), None);
     assert_eq!((queue.count, queue.bytes), (0, 0));
 }
 
