@@ -214,8 +214,11 @@ settings! {
     /// `[redis]`: keeping the caches in Redis.
     Redis {
         /// Where it is: `redis://user:password@host:6379/0`, `rediss://...` for
-        /// TLS, or `redis-sentinel://user:password@host:26379,host:26379/name`
-        /// (`rediss-sentinel://...`); characters with a meaning of their own are
+        /// TLS, `redis-sentinel://user:password@host:26379,host:26379/name`
+        /// (`rediss-sentinel://...`), or
+        /// `redis-cluster://user:password@host:6379,host:6379`
+        /// (`rediss-cluster://...`), which keeps a region's cache on one shard of
+        /// the cluster; characters with a meaning of their own are
         /// percent-encoded. `tidepool serve` needs it, `tidepool dev` keeps its
         /// caches in memory. Never printed.
         url: Option<Secret> = None,
@@ -223,7 +226,8 @@ settings! {
         ca_file: Option<PathBuf> = None,
         /// What the names of all keys begin with: 1 to 64 of letters, digits, `:`,
         /// `.`, `_` and `-`. Hosts of one region share it; two regions on one
-        /// Redis must not.
+        /// Redis, or on one cluster, must not. In a cluster it becomes a hash
+        /// tag, `{tidepool}`, unless it has one.
         key_prefix: String = "tidepool".to_owned(),
         /// Connections of a region; 1 to 64.
         connections: u32 = 2,

@@ -11,9 +11,10 @@ use tidepool::cache::redis::{RedisCache, RedisCacheSettings};
 use tidepool::cache::{Cache, CacheError, Decision};
 use tidepool::clock::{ManualClock, SeededEntropy};
 use tidepool::config::Secret;
+use tidepool::doctor::Severity;
 use tidepool::feed::Position;
 use tidepool_tests::conformance::cache as suite;
-use tidepool_tests::servers::Redis;
+use tidepool_tests::servers::{Redis, RedisCluster};
 use tidepool_tests::within;
 
 fn memory(settings: MemoryCacheSettings) -> (Arc<MemoryCache>, Arc<ManualClock>) {
@@ -117,6 +118,72 @@ async fn redis_conforms_where_sentinels_say_it_is() {
         ..primary.cache_settings()
     };
     suite::run(Arc::new(primary.cache_with(settings).await)).await;
+}
+
+#[tokio::test]
+async fn a_redis_cluster_conforms() {
+    let cluster = RedisCluster::start().await;
+    suite::run(Arc::new(cluster.cache().await)).await;
+}
+
+#[tokio::test]
+async fn a_redis_cluster_conforms_over_tls() {
+    let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let key = signed.signing_key.serialize_pem();
+    let cluster = RedisCluster::start_tls(&signed.cert.pem(), &key).await;
+    suite::run(Arc::new(cluster.cache().await)).await;
+}
+
+#[tokio::test]
+async fn a_redis_cluster_conforms_for_a_user_with_no_right_too_many() {
+    let cluster = RedisCluster::start().await;
+    for node in &cluster.nodes {
+        let () = node
+            .command(&["ACL", "SETUSER", "tide", "on", ">secret"])
+            .await;
+    }
+    let url = cluster.url(&[0, 1, 2]);
+    let settings = RedisCacheSettings {
+        url: Secret::new(url.replace("://", "://tide:secret@")),
+        ..cluster.cache_settings()
+    };
+    let findings = tidepool::cache::redis::inspect(&settings).await;
+    let fix = findings.iter().find_map(|found| found.fix.clone()).unwrap();
+    let words: Vec<&str> = fix.split(' ').collect();
+    for node in &cluster.nodes {
+        let () = node.command(&words).await;
+    }
+    let findings = tidepool::cache::redis::inspect(&settings).await;
+    let rights = findings.iter().find(|found| found.subject == "rights");
+    assert_eq!(rights.unwrap().severity, Severity::Ok, "{findings:?}");
+    suite::run(Arc::new(cluster.nodes[0].cache_with(settings).await)).await;
+}
+
+#[tokio::test]
+async fn two_regions_share_one_redis_cluster() {
+    let cluster = RedisCluster::start().await;
+    let region = |key_prefix: &str| RedisCacheSettings {
+        key_prefix: key_prefix.to_owned(),
+        ..cluster.cache_settings()
+    };
+    let a = cluster.nodes[0].cache_with(region("a")).await;
+    let b = cluster.nodes[0].cache_with(region("x:{b}")).await;
+    let row = suite::row("k", 10, Some("v"));
+    suite::begin(&a).await;
+    suite::begin(&b).await;
+    assert_eq!(suite::store(&a, &row).await, 1);
+    assert_eq!(suite::find(&a, "k").await, Some(suite::state(&row)));
+    assert_eq!(suite::find(&b, "k").await, None);
+    for key in ["{a}:e:k", "{a}:meta", "x:{b}:meta"] {
+        let node = &cluster.nodes[cluster.owner(key).await];
+        assert_eq!(node.command::<i64>(&["EXISTS", key]).await, 1, "{key}");
+    }
+    // What looks like a hash tag does not move a key away from the others.
+    for key in ["{other}", "}{a}", "{}"] {
+        let row = suite::row(key, 11, Some("v"));
+        assert_eq!(suite::store(&a, &row).await, 1);
+        assert_eq!(suite::find(&a, key).await, Some(suite::state(&row)));
+    }
 }
 
 #[tokio::test]

@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tidepool::cache::redis::RedisCacheSettings;
+use tidepool::cache::redis::{RedisCache, RedisCacheSettings};
 use tidepool::cache::{Cache, CacheError, Decision, Lookup};
 use tidepool::clock::{Entropy, SeededEntropy};
 use tidepool::config::Secret;
 use tidepool::feed::Position;
 use tidepool::model::{Key, Row, Value, Version};
 use tidepool_tests::conformance::cache as suite;
-use tidepool_tests::servers::Redis;
+use tidepool_tests::servers::{Redis, RedisCluster};
 use tidepool_tests::within;
 
 fn filler(key: &str, version: i64, bytes: usize) -> Row {
@@ -252,7 +252,7 @@ async fn when_a_replica_takes_over_the_hydrator_starts_again_from_what_it_has() 
     let start = suite::begin(&cache).await;
     let row = suite::row("k", 10, Some("v"));
     suite::store(&cache, &row).await;
-    let _: i64 = primary.command(&["WAIT", "1", "10000"]).await;
+    has_the_row(&replica).await;
     primary.kill();
     let takes_over = async {
         while cache.lookup(&row.key, None).await.is_err() {
@@ -260,15 +260,128 @@ async fn when_a_replica_takes_over_the_hydrator_starts_again_from_what_it_has() 
         }
     };
     within("the replica to take over", takes_over).await;
-    within("connections", cache.connected()).await;
-    assert_eq!(suite::find(&cache, "k").await, Some(suite::state(&row)));
-    let rows = std::slice::from_ref(&row);
+    starts_again(&cache, &row, start).await;
+}
+
+/// Waits until a replica has the meta hash and one entry. `WAIT` would not do: it is
+/// for what its own connection has written.
+async fn has_the_row(replica: &Redis) {
+    let has = async {
+        while replica.command::<i64>(&["DBSIZE"]).await < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("the row on the replica", has).await;
+}
+
+/// A cache that is somewhere else now: it has this row, and its hydrator learns that
+/// it has to start again from the position that is there.
+async fn starts_again(cache: &RedisCache, row: &Row, start: Position) {
+    let settled = async {
+        // All connections have to find out.
+        let mut answered = 0;
+        while answered < 4 {
+            cache.connected().await;
+            match cache.lookup(&row.key, None).await {
+                Ok(_) => answered += 1,
+                Err(_) => answered = 0,
+            }
+        }
+    };
+    within("connections", settled).await;
+    let key = row.key.as_str();
+    assert_eq!(suite::find(cache, key).await, Some(suite::state(row)));
+    let rows = std::slice::from_ref(row);
     assert_eq!(
         cache.apply(rows, &[Decision::Store]).await,
         Err(CacheError::Moved)
     );
     assert_eq!(cache.position().await.unwrap(), Some(start));
-    assert_eq!(suite::store(&cache, &suite::row("k", 11, None)).await, 1);
+    let (older, newer) = (row.version.0 - 1, row.version.0 + 1);
+    assert_eq!(suite::store(cache, &suite::row(key, older, None)).await, 0);
+    assert_eq!(suite::store(cache, &suite::row(key, newer, None)).await, 1);
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_to_another_node_of_a_cluster_is_followed() {
+    let cluster = RedisCluster::start().await;
+    let cache = cluster.cache().await;
+    let start = suite::begin(&cache).await;
+    let row = suite::row("k", 10, Some("v"));
+    suite::store(&cache, &row).await;
+    let from = cluster.owner("{test}:meta").await;
+    let to = (from + 1) % 3;
+    let slot = cluster.begin_move("{test}:meta", from, to).await;
+
+    // On its way: what is there still answers, and the rest is tried again later.
+    let other = suite::row("other", 11, Some("v"));
+    for _ in 0..4 {
+        let error = cache.lookup(&other.key, None).await.unwrap_err();
+        assert!(error.to_string().contains("on its way"), "{error}");
+        let rows = std::slice::from_ref(&other);
+        let error = cache.apply(rows, &[Decision::Store]).await.unwrap_err();
+        assert!(error.to_string().contains("on its way"), "{error}");
+        assert_eq!(suite::find(&cache, "k").await, Some(suite::state(&row)));
+    }
+    let moved = suite::row("k", 12, Some("w"));
+    assert_eq!(suite::store(&cache, &moved).await, 1);
+    // Who comes now finds it where it still is.
+    let newcomer = cluster.cache().await;
+    assert_eq!(
+        suite::find(&newcomer, "k").await,
+        Some(suite::state(&moved))
+    );
+
+    cluster.end_move(&slot, from, to).await;
+    starts_again(&cache, &moved, start).await;
+    // The floor is above what the other node may have evicted.
+    assert_eq!(suite::store(&cache, &other).await, 0);
+    let newer = suite::row("other", 14, Some("v"));
+    assert_eq!(suite::store(&cache, &newer).await, 1);
+    assert_eq!(cluster.owner("{test}:meta").await, to);
+}
+
+#[tokio::test]
+async fn when_a_replica_of_a_cluster_takes_over_it_is_followed() {
+    let mut cluster = RedisCluster::start().await;
+    let owner = cluster.owner("{test}:meta").await;
+    cluster.add_replica(owner).await;
+    let settings = RedisCacheSettings {
+        // The one that will be gone is asked first.
+        url: Secret::new(cluster.url(&[owner, (owner + 1) % 3])),
+        ..cluster.cache_settings()
+    };
+    let cache = cluster.nodes[0].cache_with(settings).await;
+    let start = suite::begin(&cache).await;
+    let row = suite::row("k", 10, Some("v"));
+    suite::store(&cache, &row).await;
+    has_the_row(&cluster.nodes[3]).await;
+    cluster.nodes[owner].kill();
+    cache.lookup(&row.key, None).await.unwrap_err();
+    let () = cluster.nodes[3]
+        .command(&["CLUSTER", "FAILOVER", "TAKEOVER"])
+        .await;
+    starts_again(&cache, &row, start).await;
+}
+
+#[tokio::test]
+async fn when_a_primary_of_a_cluster_steps_down_the_other_is_followed() {
+    let mut cluster = RedisCluster::start().await;
+    let owner = cluster.owner("{test}:meta").await;
+    cluster.add_replica(owner).await;
+    let cache = cluster.cache().await;
+    let start = suite::begin(&cache).await;
+    let row = suite::row("k", 10, Some("v"));
+    suite::store(&cache, &row).await;
+    let () = cluster.nodes[3].command(&["CLUSTER", "FAILOVER"]).await;
+    let stepped_down = async {
+        let is_replica = |info: String| info.contains("role:slave");
+        while !is_replica(cluster.nodes[owner].command(&["INFO", "replication"]).await) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("the primary to step down", stepped_down).await;
+    starts_again(&cache, &row, start).await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tidepool::clock::{SystemClock, SystemEntropy};
 use tidepool::config::Secret;
 use tidepool::doctor::{Finding, Severity};
 use tidepool_tests::conformance::cache as suite;
-use tidepool_tests::servers::Redis;
+use tidepool_tests::servers::{Redis, RedisCluster};
 use tidepool_tests::within;
 
 async fn refused(settings: RedisCacheSettings) -> RedisCacheError {
@@ -160,13 +160,95 @@ async fn a_replica_is_refused_also_when_it_becomes_one() {
 
 #[tokio::test]
 async fn a_node_of_a_cluster_is_refused() {
-    let redis = Redis::start_with(&["--cluster-enabled", "yes"]).await;
+    let redis = Redis::start_node(None).await;
     let error = refused(redis.cache_settings()).await;
     assert!(
         matches!(error, RedisCacheError::Cluster { .. }),
         "{error:?}"
     );
     assert!(error.needs_a_change());
+    assert!(error.to_string().contains("redis-cluster://"), "{error}");
+    let found = finding(&redis.cache_settings(), "connection").await;
+    assert_eq!(
+        (found.severity, found.what),
+        (Severity::Problem, error.to_string())
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_cluster_is_refused_for_a_url_of_one() {
+    let redis = Redis::start().await;
+    let settings = at(&redis, format!("redis-cluster://{}", redis.address()));
+    let error = refused(settings.clone()).await;
+    assert!(
+        matches!(error, RedisCacheError::NotCluster { .. }),
+        "{error:?}"
+    );
+    assert!(error.needs_a_change());
+    assert!(error.to_string().contains("redis://"), "{error}");
+    let found = finding(&settings, "connection").await;
+    assert_eq!(found.severity, Severity::Problem);
+}
+
+#[tokio::test]
+async fn a_cluster_without_the_slot_is_waited_for() {
+    let redis = Redis::start_node(None).await;
+    let settings = at(&redis, format!("redis-cluster://{}", redis.address()));
+    let error = refused(settings.clone()).await;
+    assert!(
+        matches!(error, RedisCacheError::Unassigned { .. }),
+        "{error:?}"
+    );
+    assert!(!error.needs_a_change());
+    let says = format!("redis-cli --cluster fix {}", redis.address());
+    assert!(error.to_string().ends_with(&says), "{error}");
+
+    let cache = RedisCache::new(settings, Arc::new(SystemClock), Arc::new(SystemEntropy)).unwrap();
+    let all = ["CLUSTER", "ADDSLOTSRANGE", "0", "16383"];
+    let () = redis.command(&all).await;
+    within("a connection", cache.connected()).await;
+    suite::begin(&cache).await;
+}
+
+#[tokio::test]
+async fn the_first_seed_that_answers_is_enough() {
+    let cluster = RedisCluster::start().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = silent.local_addr().unwrap();
+    let mut gone = Redis::start().await;
+    gone.kill();
+    let url = cluster.url(&[0]);
+    let seeds = format!("://{},{silent},", gone.address());
+    let settings = RedisCacheSettings {
+        connect_timeout: Duration::from_secs(4),
+        url: Secret::new(url.replace("://", &seeds)),
+        ..cluster.cache_settings()
+    };
+    suite::begin(&cluster.nodes[0].cache_with(settings).await).await;
+}
+
+#[tokio::test]
+async fn the_doctor_looks_at_a_cluster() {
+    let cluster = RedisCluster::start().await;
+    let settings = cluster.cache_settings();
+    let found = finding(&settings, "server").await;
+    assert_eq!(found.severity, Severity::Ok);
+    assert!(found.what.contains("every node"), "{found:?}");
+    assert_eq!(finding(&settings, "rights").await.severity, Severity::Ok);
+    for node in &cluster.nodes {
+        let rights = ["ACL", "SETUSER", "default", "-cluster"];
+        let () = node.command(&rights).await;
+    }
+    let found = finding(&settings, "connection").await;
+    assert!(found.fix.unwrap().ends_with(" +cluster|slots"));
+
+    let url = cluster.url(&[0]).replace("://", "://me:secret-wrong@");
+    let settings = at(&cluster.nodes[0], url);
+    let error = refused(settings.clone()).await;
+    assert!(matches!(error, RedisCacheError::Login { .. }), "{error:?}");
+    let found = finding(&settings, "connection").await;
+    assert_eq!(found.what, error.to_string());
+    assert!(!found.what.contains("secret-wrong"), "{found:?}");
 }
 
 #[tokio::test]

@@ -284,13 +284,23 @@ fn check_redis(redis: &Redis, tombstone_ttl: Duration) -> Checked {
         return Err(invalid("redis.url", "(hidden)", advice));
     }
     let prefix = &redis.key_prefix;
+    // A hash tag may be in it, for a cluster, and no other braces: they might be none.
+    let untagged = match prefix.split_once('{') {
+        Some((before, rest)) => rest
+            .split_once('}')
+            .filter(|(tag, _)| !tag.is_empty())
+            .map(|(tag, after)| [before, tag, after].concat()),
+        None => Some(prefix.clone()),
+    };
     let well_named = (1..=MAX_KEY_PREFIX_BYTES).contains(&prefix.len())
-        && prefix
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'.' | b'_' | b'-'));
+        && untagged.is_some_and(|text| {
+            text.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'.' | b'_' | b'-'))
+        });
     if !well_named {
-        let advice =
-            format!("use 1 to {MAX_KEY_PREFIX_BYTES} of letters, digits, `:`, `.`, `_` and `-`");
+        let advice = format!(
+            "use 1 to {MAX_KEY_PREFIX_BYTES} of letters, digits, `:`, `.`, `_` and `-`; braces only as one hash tag, as in {{name}}"
+        );
         return Err(invalid("redis.key_prefix", prefix, advice));
     }
     if !(1..=MAX_REDIS_CONNECTIONS).contains(&redis.connections) {

@@ -192,11 +192,15 @@ fn redis_settings_have_bounds() {
     accepted(|s| s.redis.url = Some(Secret::new("redis://localhost")));
     let error = refused(|s| s.redis.url = Some(Secret::new("")));
     assert_eq!(error.key, "redis.url");
-    for prefix in ["", "a b", "a*", "é", &"x".repeat(MAX_KEY_PREFIX_BYTES + 1)] {
+    let long = "x".repeat(MAX_KEY_PREFIX_BYTES + 1);
+    let braces = ["{}", "a{}b", "{a", "a}", "}a{b}", "{a}{b}", "{{a}}", "{a*}"];
+    for prefix in ["", "a b", "a*", "é", &long].into_iter().chain(braces) {
         let error = refused(|s| s.redis.key_prefix = prefix.to_owned());
         assert_eq!(error.key, "redis.key_prefix");
     }
-    accepted(|s| s.redis.key_prefix = "a:b.c_d-E9".to_owned());
+    for prefix in ["a:b.c_d-E9", "{a}", "a:{b}:c"] {
+        accepted(|s| s.redis.key_prefix = prefix.to_owned());
+    }
     for connections in [0, 65] {
         let error = refused(|s| s.redis.connections = connections);
         assert_eq!(error.key, "redis.connections");

@@ -8,8 +8,10 @@ pub mod cockroach;
 pub mod pgwire;
 pub mod postgres;
 pub mod redis;
+pub mod redis_cluster;
 
 pub use redis::Redis;
+pub use redis_cluster::RedisCluster;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;

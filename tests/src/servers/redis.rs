@@ -26,6 +26,8 @@ const LOOK: Duration = Duration::from_millis(5);
 pub struct Redis {
     folder: TempDir,
     port: u16,
+    /// Its other ports, each with the argument that sets it.
+    ports: Vec<(&'static str, u16)>,
     arguments: Vec<String>,
     tls: bool,
     process: Option<Child>,
@@ -47,7 +49,29 @@ impl Redis {
     ///
     /// There is no `redis-server`, or it does not answer.
     pub async fn start_with(arguments: &[&str]) -> Redis {
-        Redis::start_in(folder(), arguments, false).await
+        Redis::start_in(folder(), arguments, &[], false).await
+    }
+
+    /// Starts a node of a cluster that has no other nodes yet and no slots. With a
+    /// certificate and its key (PEM) it also speaks TLS, on a port of its own, and
+    /// with its cluster nothing else.
+    ///
+    /// # Panics
+    ///
+    /// As [`Redis::start_with`].
+    pub async fn start_node(tls: Option<(&str, &str)>) -> Redis {
+        let folder = folder();
+        let mut arguments = vec!["--cluster-enabled".to_owned(), "yes".to_owned()];
+        let mut ports = vec!["--cluster-port"];
+        if let Some((certificate, key)) = tls {
+            arguments.extend(tls_arguments(&folder, certificate, key));
+            let ca = folder.path().join("tls.crt").display().to_string();
+            arguments.extend(["--tls-ca-cert-file".to_owned(), ca]);
+            arguments.extend(["--tls-cluster", "yes"].map(str::to_owned));
+            ports.push("--tls-port");
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        Redis::start_in(folder, &arguments, &ports, false).await
     }
 
     /// Starts one that speaks TLS only, with the certificate and key of `certificate`
@@ -58,19 +82,9 @@ impl Redis {
     /// As [`Redis::start_with`].
     pub async fn start_tls(certificate: &str, key: &str) -> Redis {
         let folder = folder();
-        let write = |name: &str, text: &str| {
-            let path = folder.path().join(name);
-            if let Err(error) = std::fs::write(&path, text) {
-                panic!("{}: {error}", path.display());
-            }
-            path.display().to_string()
-        };
-        let (certificate, key) = (write("tls.crt", certificate), write("tls.key", key));
-        let arguments = ["--tls-cert-file", &certificate, "--tls-key-file", &key];
-        let arguments = arguments.into_iter().chain(["--tls-auth-clients", "no"]);
-        let arguments: Vec<String> = arguments.map(str::to_owned).collect();
+        let arguments = tls_arguments(&folder, certificate, key);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        Redis::start_in(folder, &arguments, true).await
+        Redis::start_in(folder, &arguments, &[], true).await
     }
 
     /// Starts a Sentinel that watches `primary` as `service`.
@@ -89,19 +103,26 @@ impl Redis {
             panic!("{}: {error}", file.display());
         }
         let file = file.display().to_string();
-        Redis::start_in(folder, &[&file, "--sentinel"], false).await
+        Redis::start_in(folder, &[&file, "--sentinel"], &[], false).await
     }
 
-    async fn start_in(folder: TempDir, arguments: &[&str], tls: bool) -> Redis {
+    async fn start_in(
+        folder: TempDir,
+        arguments: &[&str],
+        ports: &[&'static str],
+        tls: bool,
+    ) -> Redis {
         let mut redis = Redis {
             folder,
             port: 0,
+            ports: Vec::new(),
             arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
             tls,
             process: None,
         };
         for _ in 0..PORT_TRIES {
             redis.port = free_port();
+            redis.ports = ports.iter().map(|name| (*name, free_port())).collect();
             if redis.run().await {
                 return redis;
             }
@@ -117,6 +138,16 @@ impl Redis {
     /// Its port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port that this argument sets.
+    ///
+    /// # Panics
+    ///
+    /// It was started without.
+    pub fn port_of(&self, argument: &str) -> u16 {
+        let found = self.ports.iter().find(|(name, _)| *name == argument);
+        found.unwrap_or_else(|| panic!("no {argument}")).1
     }
 
     /// Its URL.
@@ -246,6 +277,9 @@ impl Redis {
             true => command.args(["--port", "0", "--tls-port", &port]),
             false => command.args(["--port", &port]),
         };
+        for (name, port) in &self.ports {
+            command.args([*name, &port.to_string()]);
+        }
         command.args(["--bind", "127.0.0.1", "--save", ""]);
         command.args(["--dir", &self.folder.path().display().to_string()]);
         command
@@ -303,6 +337,21 @@ fn folder() -> TempDir {
         Ok(folder) => folder,
         Err(error) => panic!("no temporary folder: {error}"),
     }
+}
+
+/// Writes certificate and key to files, and names them.
+fn tls_arguments(folder: &TempDir, certificate: &str, key: &str) -> Vec<String> {
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        if let Err(error) = std::fs::write(&path, text) {
+            panic!("{}: {error}", path.display());
+        }
+        path.display().to_string()
+    };
+    let (certificate, key) = (write("tls.crt", certificate), write("tls.key", key));
+    let arguments = ["--tls-cert-file", &certificate, "--tls-key-file", &key];
+    let arguments = arguments.into_iter().chain(["--tls-auth-clients", "no"]);
+    arguments.map(str::to_owned).collect()
 }
 
 fn free_port() -> u16 {

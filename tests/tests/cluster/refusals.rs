@@ -85,6 +85,7 @@ async fn urls_that_are_none() {
         "http://u:wrong-secret@h",
         "redis://u:wrong-secret@h:port",
         "redis://u:wrong-secret@h:6379/database",
+        "redis-cluster://u:wrong-secret@h:6379/0",
         "redis://",
     ] {
         both(right, bad, &["redis.url"]).await;

@@ -8,8 +8,11 @@ use super::error::RedisCacheError;
 /// The port of a Sentinel that names none.
 const SENTINEL_PORT: u16 = 26379;
 
-/// Most Sentinels in a URL.
-const MAX_SENTINELS: usize = 16;
+/// The port of a node of a cluster that names none.
+const REDIS_PORT: u16 = 6379;
+
+/// Most hosts in a URL.
+const MAX_HOSTS: usize = 16;
 
 /// Where a Redis is.
 #[derive(Clone, Debug)]
@@ -28,14 +31,23 @@ pub(super) enum Address {
         /// Whether both are spoken to with TLS.
         tls: bool,
     },
+    /// On the node of a cluster that has the slot.
+    Cluster {
+        /// Nodes that are asked which one that is, in their order.
+        seeds: Vec<(String, u16)>,
+        /// User and password of all nodes.
+        redis: RedisConnectionInfo,
+        /// Whether they are spoken to with TLS.
+        tls: bool,
+    },
 }
 
 impl Address {
     /// Reads
-    /// `redis[s]://[[user]:password@]host[:port][/database]` or
-    /// `redis[s]-sentinel://[[user]:password@]host[:port][,host[:port]...]/service[/database]`.
+    /// `redis[s]://[[user]:password@]host[:port][/database]`,
+    /// `redis[s]-sentinel://[[user]:password@]host[:port][,host[:port]...]/service[/database]` or
+    /// `redis[s]-cluster://[[user]:password@]host[:port][,host[:port]...]`.
     pub fn parse(url: &str) -> Result<Address, RedisCacheError> {
-        let bad = |why: &str| RedisCacheError::Url(why.to_owned());
         let (scheme, rest) = url
             .split_once("://")
             .ok_or_else(|| bad("it has no `://`"))?;
@@ -50,8 +62,8 @@ impl Address {
                     .map_err(|_| bad("host, port, user or database cannot be read"))?;
                 return Ok(Address::At(info));
             }
-            "redis-sentinel" => false,
-            "rediss-sentinel" => true,
+            "redis-sentinel" | "redis-cluster" => false,
+            "rediss-sentinel" | "rediss-cluster" => true,
             _ => return Err(bad("it begins with something else")),
         };
         // The password may have an `@` only as %40.
@@ -59,27 +71,30 @@ impl Address {
             Some((login, place)) => (format!("{login}@"), place),
             None => (String::new(), rest),
         };
-        let (hosts, path) = place
+        if scheme.ends_with("-cluster") {
+            let place = place.strip_suffix('/').unwrap_or(place);
+            if place.contains('/') {
+                return Err(bad(
+                    "it names a database, and a cluster has only one; end it after the hosts",
+                ));
+            }
+            return Ok(Address::Cluster {
+                seeds: hosts(place, REDIS_PORT)?,
+                redis: settings(&login, "")?,
+                tls,
+            });
+        }
+        let (sentinels, path) = place
             .split_once('/')
             .ok_or_else(|| bad("the name of the primary is missing: .../service"))?;
         let (service, database) = path.split_once('/').unwrap_or((path, ""));
         if service.is_empty() {
             return Err(bad("the name of the primary is missing: .../service"));
         }
-        let sentinels: Vec<(String, u16)> = hosts
-            .split(',')
-            .map(|host| sentinel(host).ok_or_else(|| bad("a Sentinel is not host:port")))
-            .collect::<Result<_, _>>()?;
-        if sentinels.len() > MAX_SENTINELS {
-            return Err(bad("it lists too many Sentinels"));
-        }
-        let info = format!("redis://{login}sentinel/{database}")
-            .into_connection_info()
-            .map_err(|_| bad("user, password or database cannot be read"))?;
         Ok(Address::Sentinel {
-            sentinels,
+            sentinels: hosts(sentinels, SENTINEL_PORT)?,
             service: service.to_owned(),
-            redis: info.redis_settings().clone(),
+            redis: settings(&login, database)?,
             tls,
         })
     }
@@ -90,13 +105,8 @@ impl Address {
             Address::At(info) => format!("Redis at {}", info.addr()),
             Address::Sentinel {
                 sentinels, service, ..
-            } => {
-                let hosts = sentinels
-                    .iter()
-                    .map(|(host, port)| format!("{host}:{port}"));
-                let hosts = hosts.collect::<Vec<_>>().join(",");
-                format!("Redis `{service}` of the Sentinels {hosts}")
-            }
+            } => format!("Redis `{service}` of the Sentinels {}", listed(sentinels)),
+            Address::Cluster { seeds, .. } => format!("Redis Cluster at {}", listed(seeds)),
         }
     }
 
@@ -104,7 +114,7 @@ impl Address {
     pub fn user(&self) -> &str {
         let redis = match self {
             Address::At(info) => info.redis_settings(),
-            Address::Sentinel { redis, .. } => redis,
+            Address::Sentinel { redis, .. } | Address::Cluster { redis, .. } => redis,
         };
         redis.username().unwrap_or("default")
     }
@@ -113,13 +123,47 @@ impl Address {
     pub fn tls(&self) -> bool {
         match self {
             Address::At(info) => matches!(info.addr(), ConnectionAddr::TcpTls { .. }),
-            Address::Sentinel { tls, .. } => *tls,
+            Address::Sentinel { tls, .. } | Address::Cluster { tls, .. } => *tls,
         }
+    }
+
+    /// Whether it is a cluster's.
+    pub fn is_cluster(&self) -> bool {
+        matches!(self, Address::Cluster { .. })
     }
 }
 
+fn bad(why: &str) -> RedisCacheError {
+    RedisCacheError::Url(why.to_owned())
+}
+
+/// User, password and database; the login is empty or ends with `@`.
+fn settings(login: &str, database: &str) -> Result<RedisConnectionInfo, RedisCacheError> {
+    let info = format!("redis://{login}host/{database}")
+        .into_connection_info()
+        .map_err(|_| bad("user, password or database cannot be read"))?;
+    Ok(info.redis_settings().clone())
+}
+
+/// Hosts with a comma between them.
+fn hosts(text: &str, port: u16) -> Result<Vec<(String, u16)>, RedisCacheError> {
+    let hosts: Vec<(String, u16)> = text
+        .split(',')
+        .map(|text| host(text, port).ok_or_else(|| bad("one of its hosts is not host:port")))
+        .collect::<Result<_, _>>()?;
+    if hosts.len() > MAX_HOSTS {
+        return Err(bad("it lists too many hosts"));
+    }
+    Ok(hosts)
+}
+
+fn listed(hosts: &[(String, u16)]) -> String {
+    let hosts = hosts.iter().map(|(host, port)| format!("{host}:{port}"));
+    hosts.collect::<Vec<_>>().join(",")
+}
+
 /// `host`, `host:port`, `[v6]` or `[v6]:port`.
-fn sentinel(text: &str) -> Option<(String, u16)> {
+fn host(text: &str, default: u16) -> Option<(String, u16)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
@@ -132,7 +176,7 @@ fn sentinel(text: &str) -> Option<(String, u16)> {
     };
     let port = match port {
         Some(port) => port.parse().ok().filter(|port| *port != 0)?,
-        None => SENTINEL_PORT,
+        None => default,
     };
     (!host.is_empty()).then(|| (host.to_owned(), port))
 }
@@ -144,7 +188,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(scheme in "(redis|rediss|redis-sentinel)?", rest in ".*") {
+        fn no_text_makes_it_panic(scheme in "(redis|rediss|redis-sentinel|rediss-cluster)?", rest in ".*") {
             let _ = Address::parse(&format!("{scheme}://{rest}"));
             let _ = Address::parse(&rest);
         }
@@ -189,6 +233,28 @@ mod tests {
     }
 
     #[test]
+    fn seeds_of_a_cluster() {
+        let address = Address::parse("rediss-cluster://me:s%2Fcret@a,b:1,[::1]:2").unwrap();
+        let Address::Cluster { seeds, redis, tls } = &address else {
+            panic!("{address:?}")
+        };
+        let expected = [("a", REDIS_PORT), ("b", 1), ("::1", 2)];
+        assert_eq!(*seeds, expected.map(|(host, port)| (host.to_owned(), port)));
+        assert_eq!((redis.db(), *tls), (0, true));
+        assert_eq!(redis.password(), Some("s/cret"));
+        assert_eq!(address.user(), "me");
+        assert!(address.tls() && address.is_cluster());
+        assert_eq!(address.shown(), "Redis Cluster at a:6379,b:1,::1:2");
+        assert!(!format!("{address:?}").contains("cret"));
+        let plain = Address::parse("redis-cluster://localhost/").unwrap();
+        assert!(!plain.tls() && plain.is_cluster());
+        assert_eq!(plain.user(), "default");
+        let most = vec!["h"; MAX_HOSTS].join(",");
+        assert!(Address::parse(&format!("redis-cluster://{most}")).is_ok());
+        assert!(Address::parse(&format!("redis-cluster://{most},h")).is_err());
+    }
+
+    #[test]
     fn what_is_no_url_is_refused_without_its_password() {
         for url in [
             "",
@@ -202,6 +268,13 @@ mod tests {
             "redis-sentinel://me:secret@host:0/main",
             "redis-sentinel://me:secret@/main",
             "redis-sentinel://me:secret@host/main/x",
+            "redis-cluster://me:secret@",
+            "redis-cluster://me:secret@host,",
+            "redis-cluster://me:secret@host:0",
+            "redis-cluster://me:secret@host:port",
+            "redis-cluster://me:secret@host/0",
+            "redis-cluster://me:secret@host/main/",
+            "redis-clusters://me:secret@host",
         ] {
             let error = Address::parse(url).unwrap_err();
             assert!(matches!(error, RedisCacheError::Url(_)), "{url}");

@@ -227,8 +227,9 @@ impl Link {
     }
 }
 
-/// A server that has become a replica, or somebody else's, says so only to
-/// commands; a new connection may find another.
+/// A server that has become a replica, or somebody else's, or has given its slot
+/// away, says so only to commands; a new connection may find another. While a slot
+/// is on its way, its node still answers for what it has.
 fn ends_a_connection(error: &RedisCacheError) -> bool {
     match error {
         RedisCacheError::Unreachable { .. }
@@ -237,11 +238,15 @@ fn ends_a_connection(error: &RedisCacheError) -> bool {
         | RedisCacheError::Login { .. }
         | RedisCacheError::Replica { .. }
         | RedisCacheError::Cluster { .. }
+        | RedisCacheError::NotCluster { .. }
+        | RedisCacheError::Unassigned { .. }
+        | RedisCacheError::Moved { .. }
         | RedisCacheError::Loading { .. } => true,
         RedisCacheError::Url(_)
         | RedisCacheError::CaFile(_)
         | RedisCacheError::Permission { .. }
         | RedisCacheError::TooOld { .. }
+        | RedisCacheError::Moving { .. }
         | RedisCacheError::Refused { .. } => false,
     }
 }

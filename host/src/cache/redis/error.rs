@@ -11,7 +11,7 @@ pub(super) const OLDEST: (u32, u32) = (6, 2);
 pub enum RedisCacheError {
     /// The URL.
     #[error(
-        "redis.url: {0}; write redis://, rediss:// (TLS) or redis-sentinel://, as in redis://user:password@host:6379/0"
+        "redis.url: {0}; write redis://, rediss:// (TLS), redis-sentinel:// or redis-cluster://, as in redis://user:password@host:6379/0"
     )]
     Url(String),
     /// The file of certificates.
@@ -75,13 +75,53 @@ pub enum RedisCacheError {
         /// Host and port.
         server: String,
     },
-    /// A cluster node.
+    /// A cluster node, and the URL is none of a cluster.
     #[error(
-        "{server} is a node of a Redis Cluster, which a region's cache does not use; name a Redis of its own, or Sentinel"
+        "{server} is a node of a Redis Cluster; write redis-cluster:// (with TLS rediss-cluster://) in redis.url"
     )]
     Cluster {
         /// Host and port.
         server: String,
+    },
+    /// No cluster node, and the URL is one of a cluster.
+    #[error(
+        "{server} is not in cluster mode; write redis:// (with TLS rediss://) or redis-sentinel:// in redis.url, or start it with cluster-enabled yes"
+    )]
+    NotCluster {
+        /// Host and port.
+        server: String,
+    },
+    /// A slot that no node has.
+    #[error(
+        "{server}: no node has slot {slot}, where redis.key_prefix puts the cache; run: redis-cli --cluster fix {node}"
+    )]
+    Unassigned {
+        /// Host and port.
+        server: String,
+        /// The slot.
+        slot: u16,
+        /// Who was asked.
+        node: String,
+    },
+    /// A node that does not have the slot, any more or now.
+    #[error(
+        "{server}: {why}; the cluster is asked again which node has the cache; should this last, see CLUSTER INFO"
+    )]
+    Moved {
+        /// Host and port.
+        server: String,
+        /// As the server says it.
+        why: String,
+    },
+    /// A slot on its way to another node.
+    #[error(
+        "{server}: {why}; the cache is on its way to another node, until then it is tried again"
+    )]
+    Moving {
+        /// Host and port.
+        server: String,
+        /// As the server says it.
+        why: String,
     },
     /// Still starting.
     #[error("{server} is loading its data; it will be used once that is done")]
@@ -118,10 +158,14 @@ impl RedisCacheError {
             | RedisCacheError::Permission { .. }
             | RedisCacheError::Replica { .. }
             | RedisCacheError::Cluster { .. }
+            | RedisCacheError::NotCluster { .. }
             | RedisCacheError::TooOld { .. } => true,
             RedisCacheError::Unreachable { .. }
             | RedisCacheError::Timeout { .. }
             | RedisCacheError::Loading { .. }
+            | RedisCacheError::Unassigned { .. }
+            | RedisCacheError::Moved { .. }
+            | RedisCacheError::Moving { .. }
             | RedisCacheError::Refused { .. } => false,
         }
     }
@@ -133,6 +177,7 @@ pub(super) fn explain(
     server: &str,
     user: &str,
     key_prefix: &str,
+    cluster: bool,
 ) -> RedisCacheError {
     let server = server.to_owned();
     let why = error.to_string();
@@ -144,15 +189,24 @@ pub(super) fn explain(
             server,
             user: user.to_owned(),
             why,
-            rights: rights(key_prefix),
+            rights: rights(key_prefix, cluster),
         },
+        (
+            ErrorKind::Server(
+                ServerErrorKind::Moved | ServerErrorKind::ClusterDown | ServerErrorKind::ReadOnly,
+            ),
+            _,
+        ) if cluster => RedisCacheError::Moved { server, why },
+        (ErrorKind::Server(ServerErrorKind::Ask | ServerErrorKind::TryAgain), _) if cluster => {
+            RedisCacheError::Moving { server, why }
+        }
         (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => RedisCacheError::Replica { server },
         (
             ErrorKind::Server(
                 ServerErrorKind::Moved | ServerErrorKind::CrossSlot | ServerErrorKind::ClusterDown,
             ),
             _,
-        ) => RedisCacheError::Cluster { server },
+        ) if !cluster => RedisCacheError::Cluster { server },
         (ErrorKind::Server(ServerErrorKind::BusyLoading), _) => RedisCacheError::Loading { server },
         (ErrorKind::Io, _) if why.contains("certificate") => {
             RedisCacheError::Certificate { server, why }
@@ -167,9 +221,11 @@ pub(super) fn explain(
 }
 
 /// The rights of a user that serves a cache, as `ACL SETUSER` takes them.
-pub(super) fn rights(key_prefix: &str) -> String {
-    let commands = super::COMMANDS.map(|command| format!(" +{command}"));
-    format!("~{key_prefix}:*{}", commands.concat())
+pub(super) fn rights(key_prefix: &str, cluster: bool) -> String {
+    let commands = super::COMMANDS.iter();
+    let commands = commands.chain(cluster.then_some(&super::CLUSTER_COMMAND));
+    let commands: String = commands.map(|command| format!(" +{command}")).collect();
+    format!("~{key_prefix}:*{commands}")
 }
 
 #[cfg(test)]
@@ -178,10 +234,16 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_the_command_that_grants_it() {
-        let rights = rights("tidepool");
+        let plain = rights("tidepool", false);
         assert!(
-            rights.starts_with("~tidepool:* +") && rights.contains(" +info"),
-            "{rights}"
+            plain.starts_with("~tidepool:* +") && plain.contains(" +info"),
+            "{plain}"
+        );
+        assert!(!plain.contains("cluster"), "{plain}");
+        let cluster = rights("{tidepool}", true);
+        assert!(
+            cluster.starts_with("~{tidepool}:* +") && cluster.ends_with(" +cluster|slots"),
+            "{cluster}"
         );
     }
 }

@@ -22,7 +22,7 @@ pub async fn inspect(settings: &RedisCacheSettings) -> Vec<Finding> {
     let bound = settings.connect_timeout;
     let mut connection = match timeout(bound, server.open()).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return vec![unusable(&server.explain(&error))],
+        Ok(Err(error)) => return vec![unusable(&error)],
         Err(_) => {
             let server = server.shown().to_owned();
             return vec![unusable(&RedisCacheError::Timeout { server, bound })];
@@ -30,11 +30,11 @@ pub async fn inspect(settings: &RedisCacheSettings) -> Vec<Finding> {
     };
     let bound = settings.command_timeout;
     let mut found = match ask(&mut connection, bound, &redis::cmd("INFO")).await {
-        Ok(text) => findings(Info(&text), server.shown()),
+        Ok(text) => findings(Info(&text), server.shown(), server.is_cluster()),
         Err(_) => Vec::new(),
     };
     let mut missing = Vec::new();
-    for (name, command) in probes(&settings.key_prefix) {
+    for (name, command) in probes(server.key_prefix()) {
         let outcome = timeout(bound, command.query_async::<redis::Value>(&mut connection)).await;
         if let Ok(Err(error)) = outcome
             && error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
@@ -42,7 +42,8 @@ pub async fn inspect(settings: &RedisCacheSettings) -> Vec<Finding> {
             missing.push(name);
         }
     }
-    found.push(may(&missing, server.user(), &settings.key_prefix));
+    let rights = rights(server.key_prefix(), server.is_cluster());
+    found.push(may(&missing, server.user(), &rights));
     found
 }
 
@@ -57,7 +58,8 @@ async fn ask(
     }
 }
 
-/// One harmless use of every command that a cache needs.
+/// One harmless use of every command that a cache needs, but for what is used to
+/// connect.
 fn probes(prefix: &str) -> Vec<(&'static str, Cmd)> {
     let key = format!("{prefix}:doctor");
     let probe = |name: &'static str, arguments: &[&str]| {
@@ -91,7 +93,7 @@ fn probes(prefix: &str) -> Vec<(&'static str, Cmd)> {
     ]
 }
 
-fn may(missing: &[&str], user: &str, prefix: &str) -> Finding {
+fn may(missing: &[&str], user: &str, rights: &str) -> Finding {
     let subject = "rights".to_owned();
     if missing.is_empty() {
         return Finding {
@@ -115,7 +117,7 @@ fn may(missing: &[&str], user: &str, prefix: &str) -> Finding {
             true => "what Redis has evicted cannot be told, so rows are kept only when they are newer than all before".to_owned(),
             false => "the cache does not work".to_owned(),
         }),
-        fix: Some(format!("ACL SETUSER {user} {}", rights(prefix))),
+        fix: Some(format!("ACL SETUSER {user} {rights}")),
     }
 }
 
@@ -125,16 +127,25 @@ fn unusable(error: &RedisCacheError) -> Finding {
         subject: "connection".to_owned(),
         what: error.to_string(),
         cost: Some("every read goes to the log".to_owned()),
-        fix: None,
+        fix: match error {
+            RedisCacheError::Permission { user, rights, .. } => {
+                Some(format!("ACL SETUSER {user} {rights}"))
+            }
+            _ => None,
+        },
     }
 }
 
 /// What `INFO` says about it.
-fn findings(info: Info<'_>, server: &str) -> Vec<Finding> {
+fn findings(info: Info<'_>, server: &str, cluster: bool) -> Vec<Finding> {
     let version = info.get("redis_version").unwrap_or("of an unknown release");
     let mut found = Vec::new();
-    found.push(match info.usable(server) {
-        Ok(()) => ok("server", format!("{server} is Redis {version}, a primary")),
+    let primary = match cluster {
+        true => "and has a primary for the cache; what is to be run is to be run on every node",
+        false => "a primary",
+    };
+    found.push(match info.usable(server, cluster) {
+        Ok(()) => ok("server", format!("{server} is Redis {version}, {primary}")),
         Err(error) => unusable(&error),
     });
     found.push(memory(info));
@@ -224,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_good_server_gives_no_advice() {
-        let found = findings(Info(GOOD), "s");
+        let found = findings(Info(GOOD), "s", false);
         assert_eq!(found.len(), 4);
         assert!(
             found.iter().all(|f| f.severity == Severity::Ok),
@@ -242,7 +253,7 @@ mod tests {
             ("aof_enabled:1", "aof_enabled:0", "persistence"),
         ] {
             let text = GOOD.replace(from, to);
-            let found = findings(Info(&text), "s");
+            let found = findings(Info(&text), "s", false);
             let advice: Vec<&Finding> = found
                 .iter()
                 .filter(|f| f.severity != Severity::Ok)
@@ -253,14 +264,22 @@ mod tests {
             assert!(advice[0].fix.as_ref().unwrap().starts_with("CONFIG SET "));
         }
         let replica = GOOD.replace("role:master", "role:slave");
-        assert_eq!(findings(Info(&replica), "s")[0].severity, Severity::Problem);
+        let found = findings(Info(&replica), "s", false);
+        assert_eq!(found[0].severity, Severity::Problem);
+        // A cluster's URL, and no cluster.
+        let found = findings(Info(GOOD), "s", true);
+        assert_eq!(found[0].severity, Severity::Problem);
+        let cluster = GOOD.replace("standalone", "cluster");
+        let found = findings(Info(&cluster), "s", true);
+        assert!(found[0].what.contains("every node"), "{found:?}");
     }
 
     #[test]
     fn a_missing_right_is_named_and_how_much_it_matters() {
-        assert_eq!(may(&[], "u", "p").severity, Severity::Ok);
-        assert_eq!(may(&["info"], "u", "p").severity, Severity::Advice);
-        let found = may(&["get", "info"], "u", "p");
+        let rights = rights("p", false);
+        assert_eq!(may(&[], "u", &rights).severity, Severity::Ok);
+        assert_eq!(may(&["info"], "u", &rights).severity, Severity::Advice);
+        let found = may(&["get", "info"], "u", &rights);
         assert_eq!(found.severity, Severity::Problem);
         assert!(found.what.contains("get, info"));
         assert!(found.fix.unwrap().starts_with("ACL SETUSER u ~p:* +get"));

@@ -6,6 +6,7 @@
 //! - `entry.rs`: an entry as bytes
 //! - `scripts.rs` and `scripts/`: what runs in Redis
 //! - `address.rs`, `server.rs`, `connection.rs`: reaching it, and reaching it again
+//! - `cluster.rs`: the node of a cluster that has it
 //! - `flights.rs`: one reader of this process for each missing key
 //! - `inspect.rs`, `info.rs`: whether a Redis is fit for it; `look.rs`: what people see
 //!
@@ -16,6 +17,9 @@
 //! | `<prefix>:e:<key>` | the entry of a key, or, while there is none, the lease of who fills it. Always with a time to live |
 //! | `<prefix>:meta` | one hash: the position, the epoch, and the heights below. Never with a time to live |
 //! | `<prefix>:lead` | the hydrator that leads |
+//!
+//! In a cluster the prefix is a hash tag, `{<prefix>}`, so that all of it is in one
+//! slot, and so on one node: scripts need the hash and entries in one step.
 //!
 //! A hit is one `GET`. A miss takes the lease with one `SET NX` in the place of the
 //! entry; a row for the key replaces or removes what stands there, and so revokes
@@ -38,6 +42,7 @@
 //!   not the one that the hydrator has seen: refused in the same way.
 
 mod address;
+mod cluster;
 mod connection;
 mod entry;
 mod error;
@@ -79,6 +84,9 @@ const COMMANDS: [&str; 21] = [
     "pexpire", "pttl", "time", "info", "scan", "dbsize", "eval", "evalsha", "select", "ping",
 ];
 
+/// What a user of a cluster has to be allowed besides.
+const CLUSTER_COMMAND: &str = "cluster|slots";
+
 /// Most keys being filled at a time by this process.
 const MAX_LEASES: usize = 8192;
 
@@ -96,8 +104,8 @@ pub struct RedisCacheSettings {
     pub url: Secret,
     /// A PEM file with the authorities to trust, in place of the system's.
     pub ca_file: Option<PathBuf>,
-    /// What the names of all keys begin with. Hosts of one region share it; two
-    /// regions on one Redis must not.
+    /// What the names of all keys begin with; in a cluster as a hash tag. Hosts of
+    /// one region share it; two regions on one Redis must not.
     pub key_prefix: String,
     /// Connections.
     pub connections: u32,
@@ -198,11 +206,12 @@ impl RedisCache {
     ///
     /// The URL or the file of certificates cannot be read.
     pub fn new(
-        settings: RedisCacheSettings,
+        mut settings: RedisCacheSettings,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<RedisCache, RedisCacheError> {
         let server = Server::new(&settings)?;
+        settings.key_prefix = server.key_prefix().to_owned();
         Ok(RedisCache {
             links: Arc::new(Links::new(server, settings.connections, &entropy)),
             flights: Flights::new(MAX_LEASES, settings.lease_ttl),
