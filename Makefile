@@ -33,7 +33,8 @@ run: build ## three regions on this machine, until Ctrl-C
 	@target/release/tidepool dev
 
 compose: ## three regions with CockroachDB and Redis in containers, see compose.yaml
-	docker compose up -d --build --wait tidepool-us-east-1 tidepool-us-west-1 tidepool-eu-west-1
+	docker build -f Containerfile -t tidepool .
+	docker compose up -d --wait tidepool-us-east-1 tidepool-us-west-1 tidepool-eu-west-1
 
 down: ## stop and remove those containers; the data stays in its volume
 	docker compose down

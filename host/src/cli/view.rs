@@ -1,5 +1,4 @@
-//! `tidepool view`: what databases and caches hold, as tables for people. Nothing is
-//! changed anywhere.
+//! `tidepool view`: what databases and caches hold, as tables for people.
 
 use std::convert::Infallible;
 
@@ -31,11 +30,12 @@ enum Command {
     Cache(Cache),
 }
 
-/// Run SQL that only reads, on each database that is named.
+/// Run SQL that reads, on each database that is named.
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Without --database-url it is database.url (DATABASE_URL); without that, the log that \
-    `tidepool dev` keeps in its data folder. Bytes that are text are shown as text."
+    `tidepool dev` keeps in its data folder. Bytes that are text are shown as text. What would change \
+    something by mistake is refused; for more than that, name a user who may only read."
 )]
 struct Db {
     /// For example 'SELECT key, version, deleted FROM kv_log'
@@ -105,7 +105,7 @@ fn cache(args: Cache) -> Result<(), CliError> {
     let sources = args.settings.sources([], true)?;
     let settings = load(&sources).map_err(running::failed)?;
     let show = |list: &CacheList| match args.client.json {
-        true => output::print(&serde_json::to_string_pretty(list).map_err(running::failed)?),
+        true => output::print(&json(list)?),
         false => output::print(&headed(&list.cache, [keys(list)])),
     };
     if args.urls.is_empty() && settings.redis.url.is_none() {
@@ -145,6 +145,16 @@ fn each(
         }
     }
     done
+}
+
+/// As JSON, without the control characters that it would leave as they are.
+fn json(list: &CacheList) -> Result<String, CliError> {
+    let text = serde_json::to_string_pretty(list).map_err(running::failed)?;
+    let plain = |c: char| match c.is_control() && c != '\n' {
+        true => format!("\\u{:04x}", u32::from(c)),
+        false => c.to_string(),
+    };
+    Ok(text.chars().map(plain).collect())
 }
 
 /// Tables under a heading.
@@ -243,6 +253,21 @@ mod tests {
         assert_eq!(lines[3], "(1 key)");
         list.more = true;
         assert!(keys(&list).ends_with("(1 keys; there are more, see --limit)"));
+    }
+
+    #[test]
+    fn json_has_no_control_characters() {
+        let list = CacheList {
+            cache: "a\u{9b}b\u{7f}\u{1b}".to_owned(),
+            entries: Vec::new(),
+            more: false,
+        };
+        let text = json(&list).unwrap();
+        assert!(
+            !text.chars().any(|c| c.is_control() && c != '\n'),
+            "{text:?}"
+        );
+        assert_eq!(serde_json::from_str::<CacheList>(&text).unwrap(), list);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub fn list_of(of: &str, mut holdings: Vec<Holding>, limit: usize) -> CacheList 
     let more = holdings.len() > limit;
     holdings.truncate(limit);
     holdings.sort_by(|one, other| one.key.cmp(&other.key));
+    // A scan of Redis may meet a key twice.
+    holdings.dedup_by(|one, other| one.key == other.key);
     CacheList {
         cache: of.to_owned(),
         entries: holdings.into_iter().map(entry).collect(),

@@ -25,6 +25,8 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct HydratorStatus {
     progress: watch::Sender<Option<Progress>>,
+    /// When that came.
+    since: Mutex<Option<Instant>>,
     scan: Mutex<Option<Scan>>,
     feed: Mutex<FeedCounts>,
     applied: AtomicU64,
@@ -38,6 +40,7 @@ impl Default for HydratorStatus {
     fn default() -> Self {
         HydratorStatus {
             progress: watch::Sender::new(None),
+            since: Mutex::new(None),
             scan: Mutex::new(None),
             feed: Mutex::new(FeedCounts::default()),
             applied: AtomicU64::new(0),
@@ -61,12 +64,15 @@ impl HydratorStatus {
     }
 
     /// How far the cache may be behind the log at `now`; `None` until the snapshot
-    /// is complete.
+    /// is complete. At least as long as nothing was resolved, whatever the two clocks
+    /// say of each other.
     pub fn lag_micros(&self, now_micros: i64) -> Option<i64> {
+        let since = self.since.lock().map_or(Duration::ZERO, |it| it.elapsed());
+        let since = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
         let progress = self.progress.borrow();
         progress
             .as_ref()
-            .map(|progress| now_micros.saturating_sub(progress.as_of_micros).max(0))
+            .map(|progress| now_micros.saturating_sub(progress.as_of_micros).max(since))
     }
 
     /// Whether the cache is at most `bound` behind at `now`.
@@ -112,8 +118,18 @@ impl HydratorStatus {
     }
 
     pub(crate) fn resolved(&self, progress: Progress) {
-        self.progress.send_replace(Some(progress));
+        let next = Some(progress);
+        if *self.progress.borrow() != next {
+            *self.since.lock() = Some(Instant::now());
+            self.progress.send_replace(next);
+        }
         self.no_scan();
+    }
+
+    /// What the cache has is not known: it has no position, or only that of a scan.
+    pub(super) fn lost(&self) {
+        self.progress
+            .send_if_modified(|progress| progress.take().is_some());
     }
 
     /// A scan is so far. Gives what to log when a line is due.
@@ -163,8 +179,8 @@ impl HydratorStatus {
 mod tests {
     use super::*;
 
-    #[test]
-    fn ready_is_a_complete_snapshot_within_the_bound() {
+    #[tokio::test(start_paused = true)]
+    async fn ready_is_a_complete_snapshot_within_the_bound() {
         let status = HydratorStatus::default();
         let bound = Duration::from_micros(50);
         assert!(!status.snapshot_complete() && !status.ready(100, bound));
@@ -175,7 +191,16 @@ mod tests {
         assert!(status.snapshot_complete() && status.ready(150, bound));
         assert_eq!(status.lag_micros(151), Some(51));
         assert!(!status.ready(151, bound));
-        // A clock that is behind the log's is not a reason to wait.
+        // A clock that is behind the log's is not a reason to wait, and hides nothing.
         assert_eq!(status.lag_micros(90), Some(0));
+        tokio::time::advance(Duration::from_micros(60)).await;
+        assert_eq!(status.lag_micros(90), Some(60));
+        status.resolved(Progress {
+            position: Position("1".into()),
+            as_of_micros: 100,
+        });
+        assert_eq!(status.lag_micros(90), Some(60), "that is nothing new");
+        status.lost();
+        assert_eq!(status.lag_micros(90), None);
     }
 }

@@ -83,12 +83,19 @@ async fn lead(hydrator: &Hydrator, holder: u64) -> Result<(), Ended> {
     while !hydrator.cache.lead(holder, settings.lead_ttl).await? {
         hydrator.status.no_scan();
         let kept = hydrator.cache.position().await?;
-        if let Some(Saved::At(progress)) = kept.as_ref().and_then(Saved::decode) {
-            hydrator.status.resolved(progress);
-        }
+        known(hydrator, kept.as_ref().and_then(Saved::decode).as_ref());
         sleep(settings.lead_interval).await;
     }
     Ok(())
+}
+
+/// Says how far the cache is, by what is saved there: it may have been restored, and
+/// be of an earlier time than what was last known of it.
+fn known(hydrator: &Hydrator, saved: Option<&Saved>) {
+    match saved {
+        Some(Saved::At(progress)) => hydrator.status.resolved(progress.clone()),
+        Some(Saved::Scanning { .. }) | None => hydrator.status.lost(),
+    }
 }
 
 async fn keep_the_lead(
@@ -113,6 +120,7 @@ async fn follow(
     let silence = hydrator.settings.silence;
     let mut kept = hydrator.cache.position().await?;
     let saved = kept.as_ref().and_then(Saved::decode);
+    known(hydrator, saved.as_ref());
     let (scan, after) = match saved.filter(|_| !rescan) {
         Some(Saved::At(progress)) => (0, Some(progress.position)),
         Some(Saved::Scanning {

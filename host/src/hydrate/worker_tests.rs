@@ -170,6 +170,27 @@ async fn a_flushed_cache_is_noticed_and_filled_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_restored_cache_is_as_old_as_its_position() {
+    let (feed, cache) = (
+        Arc::new(Scripted::default()),
+        Arc::new(Flaky::new(usize::MAX, false)),
+    );
+    let mut running = start(&feed, &cache, storing());
+    running.caught_up().await;
+    cache.cache.clear();
+    let restored = at(1).encode();
+    assert!(cache.cache.save_position(None, &restored).await.unwrap());
+    // Catching up takes long.
+    feed.standstill.store(1, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let opened = [None, Some(Position("1".into()))];
+    assert_eq!(*feed.opened.lock(), opened);
+    let progress = running.status.progress().borrow().clone();
+    assert_eq!(progress.unwrap().as_of_micros, 100);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cache_that_was_flushed_during_a_scan_is_not_taken_for_filled() {
     let (feed, cache) = (
         Arc::new(Scripted::default()),

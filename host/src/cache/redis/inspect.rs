@@ -104,18 +104,25 @@ fn may(missing: &[&str], user: &str, rights: &str) -> Finding {
             fix: None,
         };
     }
-    let only_info = missing.iter().all(|name| *name == "info");
+    // Without these everything is right, but less is kept, or shown.
+    let cost = |name: &&str| match *name {
+        "info" => Some(
+            "what Redis has evicted cannot be told, so rows are kept only when they are newer than all before",
+        ),
+        "pttl" => Some("how long an entry has left is not shown"),
+        _ => None,
+    };
+    let costs: Option<Vec<&str>> = missing.iter().map(cost).collect();
     Finding {
-        // Without it everything is right, but less is kept.
-        severity: match only_info {
-            true => Severity::Advice,
-            false => Severity::Problem,
+        severity: match costs {
+            Some(_) => Severity::Advice,
+            None => Severity::Problem,
         },
         subject,
         what: format!("the user `{user}` may not use {}", missing.join(", ")),
-        cost: Some(match only_info {
-            true => "what Redis has evicted cannot be told, so rows are kept only when they are newer than all before".to_owned(),
-            false => "the cache does not work".to_owned(),
+        cost: Some(match costs {
+            Some(costs) => costs.join("; "),
+            None => "the cache does not work".to_owned(),
         }),
         fix: Some(format!("ACL SETUSER {user} {rights}")),
     }

@@ -3,19 +3,25 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::entry::HEAD_BYTES;
 use super::follow::KEYS_IN_A_SCAN;
 use super::{RedisCache, entry, scripts};
 use crate::cache::{CacheError, Holding, SHOWN_BYTES};
 
+/// How long a scan may take: less than the command line waits for an answer.
+const MOST_TIME: Duration = Duration::from_secs(15);
+
 impl RedisCache {
     /// At most `most` keys, with the beginnings of their values. A scan meets what was
-    /// there all the time at least once.
+    /// there all the time at least once, among all else that is there: what it has
+    /// found when its time is over is what is shown.
     pub(super) async fn shown(&self, most: usize) -> Result<Vec<Holding>, CacheError> {
         let bound = self.settings.batch_timeout;
         let (mut cursor, mut holdings) = ("0".to_owned(), Vec::new());
         let begins = self.entry("");
+        let end = Instant::now() + MOST_TIME;
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(&cursor).arg("MATCH").arg(self.entry("*"));
@@ -44,7 +50,7 @@ impl RedisCache {
                     left: u64::try_from(left).ok().map(Duration::from_millis),
                 });
             }
-            if next == "0" || holdings.len() >= most {
+            if next == "0" || holdings.len() >= most || Instant::now() >= end {
                 return Ok(holdings);
             }
             cursor = next;

@@ -119,17 +119,21 @@ impl Server {
     ) -> Result<MultiplexedConnection, RedisCacheError> {
         let end = Instant::now() + self.connect_timeout;
         let mut why = RedisCacheError::Url("it names no node".to_owned());
+        // What somebody has to change is said, unless another seed leads there.
+        let mut to_change = None;
         for (seed, left) in seeds.iter().zip((1..=seeds.len() as u32).rev()) {
             // Those that are left share the time that is left, with the look at who
             // has the slot.
             let bound = end.saturating_duration_since(Instant::now()) / (left + 1);
             why = match self.open_by_seed(seed, bound).await {
                 Ok(connection) => return Ok(connection),
-                Err(error) if error.needs_a_change() => return Err(error),
                 Err(error) => error,
             };
+            if why.needs_a_change() && to_change.is_none() {
+                to_change = Some(why.clone());
+            }
         }
-        Err(why)
+        Err(to_change.unwrap_or(why))
     }
 
     /// The node that has the slot, as a seed says.

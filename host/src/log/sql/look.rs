@@ -1,4 +1,5 @@
-//! Statements of people who look, on a connection of their own that writes nothing.
+//! Statements of people who look, on a connection of their own that writes nothing
+//! unless it is told to.
 
 use std::pin::pin;
 
@@ -9,7 +10,8 @@ use tokio_postgres::SimpleQueryMessage;
 use crate::log::look::{NULL, Table, text};
 use crate::sql::{SqlConfig, SqlError, connect_dedicated};
 
-/// Whatever a statement means to change is refused by the server.
+/// What a statement changes by mistake is refused by the server. One that says `BEGIN
+/// READ WRITE` means it.
 const READ_ONLY: &str = "SET default_transaction_read_only = on";
 
 /// Runs statements, separated by `;`, and takes at most
@@ -23,8 +25,9 @@ pub async fn look(config: &SqlConfig, statements: &str) -> Result<Vec<Table>, Sq
     let (client, _task, _) = connect_dedicated(config).await?;
     let silent = |_| config.silent();
     let failed = |error| config.statement_error(&error);
-    let set = client.batch_execute(READ_ONLY);
-    let set = timeout(config.request_timeout, set).await;
+    // The server is not to go on with what nobody waits for.
+    let set = format!("{}; {READ_ONLY}", config.statement_timeout());
+    let set = timeout(config.request_timeout, client.batch_execute(&set)).await;
     set.map_err(silent)?.map_err(failed)?;
     let started = client.simple_query_raw(statements);
     let started = timeout(config.request_timeout, started).await;

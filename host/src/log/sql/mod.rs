@@ -235,10 +235,10 @@ impl Log for SqlLog {
         }
     }
 
-    /// On CockroachDB the nearest replica answers, if `age` is 5 seconds or more.
+    /// On CockroachDB the nearest replica answers, if `age` is 6 seconds or more.
     async fn read_stale(&self, key: &Key, age: Duration) -> Result<State, ReadError> {
         let replicas = matches!(self.kind, ServerKind::Cockroach { .. });
-        if replicas && age >= statements::REPLICA_AGE {
+        if replicas && age >= statements::REPLICA_AGE + statements::CLOCKS_APART {
             match self.read_stale_once(key).await {
                 Ok(state) => return Ok(state),
                 // Perhaps there was no table then, or no replica near.

@@ -32,8 +32,14 @@ pub(super) const NOTIFY: &str = "SELECT pg_notify('tidepool_kv_log', '')";
 pub(crate) const CHANNEL: &str = "tidepool_kv_log";
 
 /// How old a stale read is. By the settings that a cluster of CockroachDB has from
-/// the start, every replica knows what was 4.8 seconds ago, so the nearest answers.
+/// the start, every replica knows what was 4.8 seconds ago, so the nearest answers
+/// (before v24.3 with an enterprise licence; else the leaseholder does).
 pub(super) const REPLICA_AGE: Duration = Duration::from_secs(5);
+
+/// How far two nodes' clocks may be apart, either way: CockroachDB's `--max-offset`
+/// is half a second when nobody sets it, and a read of the past has no margin of its
+/// own.
+pub(super) const CLOCKS_APART: Duration = Duration::from_secs(1);
 
 /// The latest row of a key, and the clock. `$1`: the key.
 macro_rules! read {
