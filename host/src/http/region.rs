@@ -180,14 +180,14 @@ mod tests {
         let names = ["done", "idle", "scans", "empty"];
         let regions = names.map(|name| region(name, &folder.path().join(name)));
         let scans = &regions[2].status;
+        scans.scanned(100, Some(1000));
+        tokio::time::advance(Duration::from_secs(2)).await;
         for done in [&regions[0].status, &regions[3].status] {
             done.resolved(Progress {
                 position: Position("1".into()),
                 as_of_micros: 1_000_000,
             });
         }
-        scans.scanned(100, Some(1000));
-        tokio::time::advance(Duration::from_secs(2)).await;
         scans.scanned(400, Some(1000));
         let scan = json!({
             "rows": 400, "total": 1000, "rows_per_second": 150, "seconds_left": 4,
