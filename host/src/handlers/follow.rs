@@ -254,18 +254,27 @@ impl Registry {
                 Err((number, why)) => self.problem(slot, number, &why),
             }
         }
-        let old = self.table.change(|slots| {
-            let mut old = Vec::new();
+        let (old, new) = self.table.change(|slots| {
+            let (mut old, mut new) = (Vec::new(), Vec::new());
             for (slot, was, then) in changes {
                 // Unless something was taken back meanwhile: then it is looked at
                 // again as soon as the ledger has that.
                 if let Some(place) = slots.get_mut(slot).filter(|place| place.is(&was)) {
                     old.extend(was.revisions().filter(|it| !then.has(it)).cloned());
+                    new.extend(then.new_in_place(&was).cloned());
                     *place = then;
                 }
             }
-            old
+            (old, new)
         });
+        // Not before the next request gets it.
+        for revision in &new {
+            let info = revision.info();
+            tracing::info!(
+                region = &*info.region, operation = %info.operation, revision = info.number,
+                digest = %revision.loaded().digest, by = info.deployed_by, "now serving"
+            );
+        }
         let mut draining = self.draining.lock();
         draining.retain(|revision| revision.strong_count() > 0);
         let most = MAX_DRAINING * self.regions().len() * Operation::ALL.len();
@@ -326,7 +335,6 @@ impl Registry {
             (true, _) => None,
         };
         if changed {
-            self.swapped(&active);
             let until = ticks(self.settings.trial);
             let trial = before
                 .as_ref()
@@ -337,9 +345,6 @@ impl Registry {
             active.try_out(None);
         }
         if let Some(canary) = &canary {
-            if runs.is_none_or(|(number, _)| number != canary.revision.info().number) {
-                self.swapped(&canary.revision);
-            }
             // For as long as it is one.
             canary.revision.try_out(self.trial(&active, u64::MAX / 2));
         }
@@ -359,14 +364,6 @@ impl Registry {
             over: AtomicBool::new(false),
         };
         (!self.settings.trial.is_zero()).then_some(trial)
-    }
-
-    fn swapped(&self, revision: &Revision) {
-        let info = revision.info();
-        tracing::info!(
-            region = &*info.region, operation = %info.operation, revision = info.number,
-            digest = %revision.loaded().digest, by = info.deployed_by, "now serving"
-        );
     }
 
     /// A revision of a slot: as it runs, or made anew.
@@ -401,9 +398,9 @@ impl Registry {
         let Some(region) = region else { return };
         let number = verdict.number;
         let is = |revision: &Arc<Revision>| revision.info().number == number;
-        self.table.change(|slots| {
+        let taken = self.table.change(|slots| {
             let Some(running) = slots.get_mut(index(region, verdict.operation)) else {
-                return;
+                return false;
             };
             if running.canary.as_ref().is_some_and(|it| is(&it.revision)) {
                 running.canary = None;
@@ -416,16 +413,19 @@ impl Registry {
                     canary.revision.try_out(trial);
                 }
             } else {
-                return;
+                return false;
             }
+            // Before the table: what runs again must not be swapped out again.
+            self.condemned.lock().push(verdict.clone());
+            true
+        });
+        if taken {
             tracing::error!(
                 region = &*verdict.region, operation = %verdict.operation,
                 revision = verdict.number, reason = verdict.reason,
                 "a handler does worse than the one before, and is taken back"
             );
-            // Before the table: what runs again must not be swapped out again.
-            self.condemned.lock().push(verdict);
-        });
+        }
     }
 
     /// Appends the verdicts that the ledger does not have. Gives those that it has.

@@ -51,6 +51,16 @@ impl Running {
             && self.revisions().all(|it| other.has(it))
     }
 
+    /// Its revisions that were not in their place before: as the active one, or as
+    /// the canary.
+    pub fn new_in_place<'a>(&'a self, was: &Running) -> impl Iterator<Item = &'a Arc<Revision>> {
+        let active = Some(&self.active).filter(|it| !Arc::ptr_eq(it, &was.active));
+        let before = was.canary.as_ref().map(|canary| &canary.revision);
+        let canary = self.canary.as_ref().map(|canary| &canary.revision);
+        let canary = canary.filter(|it| before.is_none_or(|before| !Arc::ptr_eq(it, before)));
+        active.into_iter().chain(canary)
+    }
+
     /// The revision for a key.
     pub fn of(&self, key: &str) -> &Arc<Revision> {
         match &self.canary {
