@@ -340,14 +340,16 @@ settings! {
 settings! {
     /// `[limits]`: what one call of a component may use.
     Limits {
-        /// Time on the processor.
+        /// Time on the processor. Left out, it is at least 100 ms for each MiB of
+        /// `http.max_value_bytes`.
         #[serde(with = "duration")]
         cpu: Duration = Duration::from_millis(250),
         /// Time by the clock, waiting included; at least `limits.cpu`.
         #[serde(with = "duration")]
-        wall: Duration = Duration::from_secs(5),
-        /// Memory of an instance; at least 4 times `http.max_value_bytes` and
-        /// 8 MiB more, because a component may hold copies of a value.
+        wall: Duration = Duration::from_secs(10),
+        /// Memory of an instance; at least 8 times `http.max_value_bytes` and
+        /// 8 MiB more, because a component holds copies of a value, and forms of it in
+        /// JSON. Left out, it is at least that.
         #[serde(with = "size")]
         memory_bytes: usize = 128 * MIB,
         /// Elements in the tables of an instance.

@@ -3,8 +3,8 @@
 
 use http::Method;
 
-use super::client::{ANSWER_TIMEOUT, Call, ClientArgs, ask};
-use super::deploy::{actor, problems, query, row};
+use super::client::{ANSWER_TIMEOUT, Call, ClientArgs, ask_and_judge};
+use super::deploy::{self, actor, problems, query, row};
 use super::{CliError, operation, output};
 use crate::http::documents::RolledBack;
 use crate::model::Operation;
@@ -57,7 +57,11 @@ pub(super) fn change(
         body: bytes::Bytes::new(),
         timeout: ANSWER_TIMEOUT,
     };
-    ask(client, call, |answer| show(answer, done))
+    let judge = |answer: &RolledBack| {
+        let slots = answer.slots.iter().map(|slot| &slot.slot);
+        deploy::done(slots, &answer.problems)
+    };
+    ask_and_judge(client, call, |answer| show(answer, done), judge)
 }
 
 fn show(change: &RolledBack, done: &str) -> String {

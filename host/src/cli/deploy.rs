@@ -76,7 +76,8 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         body: component.into(),
         timeout: DEPLOY_TIMEOUT,
     };
-    deploy_lines::deploy(&args.client, call, show)
+    let judge = |deployed: &Deployed| done(deployed.slots.iter(), &deployed.problems);
+    deploy_lines::deploy(&args.client, call, show, judge)
 }
 
 /// Reads a component, unless it is larger than any may be.
@@ -125,9 +126,10 @@ pub(super) fn row(slot: &DeployedSlot) -> Vec<String> {
         None => slot.state.name().to_owned(),
     };
     let live = match (slot.unchanged, slot.live_ms) {
-        (true, _) => "(ran it already)".to_owned(),
+        (true, Some(_)) => "(ran it already)".to_owned(),
+        (true, None) => "(nothing to do, and not all of its hosts run it)".to_owned(),
         (false, Some(live)) => format!("after {live:.0} ms"),
-        (false, None) => "no host has said so yet".to_owned(),
+        (false, None) => "(not all of its hosts run it yet)".to_owned(),
     };
     vec![
         format!("  {}", output::one_line(&slot.region)),
@@ -141,6 +143,24 @@ pub(super) fn problems(text: &mut String, problems: &[String]) {
     for problem in problems {
         text.push_str(&format!("\nproblem: {}", output::one_line(problem)));
     }
+}
+
+/// Fails when hosts say that they cannot do what was asked: then it is in the record,
+/// and not true in their regions.
+pub(super) fn done<'a>(
+    slots: impl Iterator<Item = &'a DeployedSlot>,
+    problems: &[String],
+) -> Result<(), CliError> {
+    let missing = slots.filter(|slot| slot.live_ms.is_none());
+    let missing: Vec<_> = missing.map(|slot| output::one_line(&slot.region)).collect();
+    if problems.is_empty() || missing.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::Failed(format!(
+        "hosts of {} cannot run it: {}; mend that, they try again by themselves, or roll back",
+        missing.join(", "),
+        output::one_line(&problems.join("; "))
+    )))
 }
 
 /// Reads a plan, as a host will.
@@ -199,6 +219,29 @@ mod tests {
     #[test]
     fn the_actor_is_a_user_at_a_host() {
         assert!(actor().1.to_str().unwrap().contains('@'));
+    }
+
+    #[test]
+    fn what_a_host_cannot_run_is_not_done() {
+        let slot = |region: &str, live_ms| DeployedSlot {
+            region: region.to_owned(),
+            revision: 2,
+            state: RevisionState::Active,
+            share: None,
+            unchanged: true,
+            live_ms,
+        };
+        let slots = [slot("us", Some(1.0)), slot("eu", None)];
+        let problem = ["no secret".to_owned()];
+        assert_eq!(done(slots.iter(), &[]), Ok(()));
+        assert_eq!(done(slots[..1].iter(), &problem), Ok(()));
+        let failed = done(slots.iter(), &problem).unwrap_err();
+        assert_eq!(failed.exit_code(), 1);
+        assert!(
+            failed
+                .to_string()
+                .starts_with("hosts of eu cannot run it: no secret;")
+        );
     }
 
     #[test]

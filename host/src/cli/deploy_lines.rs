@@ -15,19 +15,20 @@ use crate::http::documents::{DeployLine, DeployStep, Deployed};
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson, application/json");
 
 /// Deploys; prints each step as it comes, and in the end as `show` writes it, or
-/// all as lines of JSON.
+/// all as lines of JSON. It fails when `judge` says that not all was done.
 pub(super) fn deploy(
     args: &ClientArgs,
     mut call: Call,
     show: impl FnOnce(&Deployed) -> String,
+    judge: impl FnOnce(&Deployed) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     call.headers.push((ACCEPT, LINES));
     let timeout = call.timeout;
     let deployed = runtime()?.block_on(within(args, timeout, told(args, call)))?;
-    match args.json {
-        true => Ok(()),
-        false => output::print(&show(&deployed)),
+    if !args.json {
+        output::print(&show(&deployed))?;
     }
+    judge(&deployed)
 }
 
 async fn told(args: &ClientArgs, call: Call) -> Result<Deployed, CliError> {

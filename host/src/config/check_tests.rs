@@ -37,7 +37,10 @@ fn a_value_has_1_byte_to_25_mib() {
         }
     };
     accepted(with(1, 128 * MIB));
-    accepted(with(25 * MIB, 128 * MIB));
+    accepted(|s| {
+        with(25 * MIB, 208 * MIB)(s);
+        s.limits.response_bytes = 64 * MIB;
+    });
     assert_eq!(refused(with(0, 128 * MIB)).key, "http.max_value_bytes");
     let error = refused(with(25 * MIB + 1, 256 * MIB)).to_string();
     assert_eq!(
@@ -47,17 +50,17 @@ fn a_value_has_1_byte_to_25_mib() {
 }
 
 #[test]
-fn memory_has_room_for_four_values_and_8_mib() {
+fn memory_has_room_for_eight_values_and_8_mib() {
     let with = |memory| {
         move |s: &mut Settings| {
             s.http.max_value_bytes = 10 * MIB;
             s.limits.memory_bytes = memory;
         }
     };
-    accepted(with(48 * MIB));
-    let error = refused(with(48 * MIB - 1));
+    accepted(with(88 * MIB));
+    let error = refused(with(88 * MIB - 1));
     assert_eq!(error.key, "limits.memory_bytes");
-    assert!(error.advice.contains("48 MiB"), "{error}");
+    assert!(error.advice.contains("88 MiB"), "{error}");
 }
 
 #[test]
@@ -114,7 +117,7 @@ fn settings_that_contradict_each_other_are_refused() {
     assert_eq!(error.key, "limits.wall");
     accepted(|s| s.limits.wall = s.limits.cpu);
     assert_eq!(
-        refused(|s| s.limits.response_bytes = MIB - 1).key,
+        refused(|s| s.limits.response_bytes = 2 * MIB + 64 * KIB - 1).key,
         "limits.response_bytes"
     );
     assert_eq!(

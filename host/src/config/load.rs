@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::check::LeastLimits;
 use super::{InvalidSetting, Settings};
 
 /// Every name in the environment that is a setting starts with this.
@@ -150,7 +151,8 @@ pub fn load(sources: &Sources) -> Result<Settings, ConfigError> {
         };
         keys.merge_text(&mut merged, known, text, &Origin::Flag)?;
     }
-    let settings: Settings = merged.try_into().map_err(|error: toml::de::Error| {
+    let limits = merged.get("limits").and_then(Value::as_table).cloned();
+    let mut settings: Settings = merged.try_into().map_err(|error: toml::de::Error| {
         // Every value was read by itself before; only a fault of ours leads here.
         let message = error.message().to_owned();
         ConfigError::BadValue {
@@ -159,8 +161,24 @@ pub fn load(sources: &Sources) -> Result<Settings, ConfigError> {
             message,
         }
     })?;
+    make_room(&mut settings, &limits.unwrap_or_default());
     settings.check()?;
     Ok(settings)
+}
+
+/// Larger values take more of what was left out of the `limits` that were `given`.
+fn make_room(settings: &mut Settings, given: &Table) {
+    let least = LeastLimits::of(settings.http.max_value_bytes);
+    let limits = &mut settings.limits;
+    if !given.contains_key("cpu") {
+        limits.cpu = limits.cpu.max(least.cpu);
+    }
+    if !given.contains_key("memory_bytes") {
+        limits.memory_bytes = limits.memory_bytes.max(least.memory_bytes);
+    }
+    if !given.contains_key("response_bytes") {
+        limits.response_bytes = limits.response_bytes.max(least.response_bytes);
+    }
 }
 
 /// The name in the environment of a key: `limits.cpu` is `TIDEPOOL_LIMITS_CPU`.

@@ -67,6 +67,31 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
 }
 
 #[test]
+fn larger_values_take_more_of_what_is_left_out() {
+    let with = |flags: &[(&str, &str)]| {
+        let sources = Sources {
+            flags: pairs(flags),
+            ..Sources::default()
+        };
+        load(&sources)
+    };
+    const MIB: usize = 1 << 20;
+    let large = ("http.max_value_bytes", "25MiB");
+    let limits = with(&[large]).unwrap().limits;
+    assert_eq!(limits.cpu, Duration::from_millis(2500));
+    assert_eq!(limits.memory_bytes, 208 * MIB);
+    assert_eq!(limits.response_bytes, 50 * MIB + (64 << 10));
+    let limits = with(&[large, ("limits.cpu", "1s")]).unwrap().limits;
+    assert_eq!(limits.cpu, Duration::from_secs(1));
+    // What is given stays, and is refused where it cannot work.
+    let refused = with(&[large, ("limits.memory_bytes", "128MiB")]);
+    let error = refused.unwrap_err().to_string();
+    assert!(error.contains("208 MiB"), "{error}");
+    let small = with(&[("http.max_value_bytes", "1KiB")]).unwrap().limits;
+    assert_eq!(small, Settings::default().limits);
+}
+
+#[test]
 fn every_key_has_a_variable_of_its_own() {
     let keys = Keys::of_defaults();
     let names: std::collections::BTreeSet<String> =

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::config::{Config, ConfigChange};
 use super::digest::Digest;
-use super::event::{Event, Share};
+use super::event::{Event, QuarantineChange, Share};
 use super::plan::{Outline, Plan};
 use super::refusal::Refusal;
 use super::slot::{Component, SlotState};
@@ -90,6 +90,13 @@ pub enum Command {
         regions: Option<Vec<String>>,
         /// Its number; without, the one before.
         to: Option<u64>,
+    },
+    /// Rows that were set aside are to be tried again, or forgotten: it is recorded.
+    Quarantine {
+        /// Which of the two.
+        change: QuarantineChange,
+        /// How many, by region.
+        rows: BTreeMap<String, u64>,
     },
     /// A token is to be kept.
     CreateToken {
@@ -246,6 +253,12 @@ impl State {
                     to: targets,
                 }))
             }
+            Command::Quarantine { change, rows } => {
+                Ok((!rows.is_empty()).then(|| Event::Quarantine {
+                    change: *change,
+                    rows: rows.clone(),
+                }))
+            }
             Command::CreateToken { token } => {
                 let id = token.id.clone();
                 let hold = self.tokens().filter(|known| {
@@ -324,7 +337,9 @@ impl State {
         State::configs(&targets, &candidate.config)?;
         let mut changing = Vec::new();
         for (region, slot) in targets {
-            if slot.changed > candidate.since {
+            // Whoever was first has done just that.
+            let runs = slot.runs(candidate, built_in(operation));
+            if slot.changed > candidate.since && !(runs && slot.canary.is_none()) {
                 return Err(Refusal::Overtaken {
                     region: region.to_owned(),
                     operation,
@@ -340,7 +355,7 @@ impl State {
                     share,
                 });
             }
-            if !slot.runs(candidate, built_in(operation)) {
+            if !runs {
                 changing.push(region.to_owned());
             }
         }
@@ -424,11 +439,13 @@ fn plan_runs(operation: Operation, plan: &Plan) -> Refusal {
 impl SlotState {
     fn runs(&self, candidate: &Candidate, built_in: Digest) -> bool {
         self.revision(self.active).is_some_and(|active| {
-            let digest = match active.component {
-                Component::Deployed { digest, .. } => digest,
-                Component::BuiltIn => built_in,
+            // A host that refused what was unsigned takes what is signed now.
+            let signed = candidate.signature.is_none() || active.signature == candidate.signature;
+            let same = match active.component {
+                Component::Deployed { digest, .. } => digest == candidate.digest && signed,
+                Component::BuiltIn => built_in == candidate.digest,
             };
-            digest == candidate.digest && active.config == self.config(&candidate.config)
+            same && active.config == self.config(&candidate.config)
         })
     }
 }

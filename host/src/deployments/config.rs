@@ -206,6 +206,19 @@ impl ConfigChange {
     }
 }
 
+impl fmt::Display for ConfigChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, to)) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            match to {
+                Some(to) => write!(f, "{comma}{name}={to}")?,
+                None => write!(f, "{comma}without {name}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl FromIterator<(String, Option<Setting>)> for ConfigChange {
     fn from_iter<I: IntoIterator<Item = (String, Option<Setting>)>>(changes: I) -> ConfigChange {
         ConfigChange(changes.into_iter().collect())

@@ -75,6 +75,16 @@ impl fmt::Display for Share {
     }
 }
 
+/// What becomes of rows that were set aside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QuarantineChange {
+    /// They are tried again.
+    Replay,
+    /// They are forgotten.
+    Drop,
+}
+
 /// Something that has happened.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
@@ -174,6 +184,13 @@ pub enum Event {
         /// What was wrong with it.
         reason: String,
     },
+    /// Rows that were set aside are tried again, or forgotten.
+    Quarantine {
+        /// Which of the two.
+        change: QuarantineChange,
+        /// How many there were, by region.
+        rows: BTreeMap<String, u64>,
+    },
     /// A token for the admin plane was made.
     TokenCreated {
         /// What is kept of it.
@@ -196,23 +213,29 @@ impl Event {
                 regions,
                 digest,
                 share,
+                signature,
+                config,
                 ..
             } => format!(
-                "deployed {operation} {digest} to {} at {share}",
-                regions.join(", ")
+                "deployed {operation} {digest} to {} at {share}{}",
+                regions.join(", "),
+                with(signature.as_deref(), config)
             ),
             Event::Planned {
                 operation,
                 digest,
                 steps,
                 pause_ms,
+                signature,
+                config,
                 ..
             } => {
                 let pause = humantime::format_duration(Duration::from_millis(*pause_ms));
                 let steps: Vec<_> = steps.iter().map(Step::to_string).collect();
                 format!(
-                    "planned {operation} {digest}, {pause} after each step: {}",
-                    steps.join("; ")
+                    "planned {operation} {digest}, {pause} after each step: {}{}",
+                    steps.join("; "),
+                    with(signature.as_deref(), config)
                 )
             }
             Event::Advanced {
@@ -247,6 +270,17 @@ impl Event {
                 revision,
                 reason,
             } => format!("{operation} revision {revision} took itself back in {region}: {reason}"),
+            Event::Quarantine { change, rows } => {
+                let what = match change {
+                    QuarantineChange::Replay => "replays",
+                    QuarantineChange::Drop => "forgets",
+                };
+                let rows: Vec<_> = rows
+                    .iter()
+                    .map(|(region, rows)| format!("{rows} of {region}"))
+                    .collect();
+                format!("{what} rows that were set aside: {}", rows.join(", "))
+            }
             Event::TokenCreated { token } => {
                 let scopes: Vec<String> = token.scopes.iter().map(Scope::to_string).collect();
                 let (id, name) = (&token.id, &token.name);
@@ -255,6 +289,18 @@ impl Event {
             Event::TokenRevoked { id } => format!("revoked the token {id}"),
         }
     }
+}
+
+/// What else came with a component.
+fn with(signature: Option<&str>, config: &ConfigChange) -> String {
+    let mut text = String::new();
+    if signature.is_some() {
+        text.push_str(", signed");
+    }
+    if !config.is_empty() {
+        text.push_str(&format!(", {config}"));
+    }
+    text
 }
 
 /// An event that is to be kept.

@@ -28,7 +28,7 @@ pub mod state;
 pub use command::{Candidate, Command};
 pub use config::{Config, ConfigChange};
 pub use digest::Digest;
-pub use event::{Entry, Event, NewEntry, Share};
+pub use event::{Entry, Event, NewEntry, QuarantineChange, Share};
 pub use ledger::{AppendError, HostProblem, HostReport, Ledger, LedgerError};
 pub use plan::{Outline, Plan};
 pub use refusal::Refusal;

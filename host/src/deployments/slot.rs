@@ -59,6 +59,8 @@ pub struct SlotState {
     /// runs again if the active one does worse. None after that, and after a
     /// rollback.
     pub replaced: Option<u64>,
+    /// When the active one took its place, microseconds by the database's clock.
+    pub since: i64,
     /// The number of the last entry that changed the slot.
     pub changed: u64,
     pub(super) next: u64,
@@ -123,8 +125,9 @@ impl SlotState {
         number
     }
 
-    pub(super) fn activate(&mut self, number: u64) {
+    pub(super) fn activate(&mut self, number: u64, at: i64) {
         self.replaced = None;
+        self.since = at;
         self.active = number;
         self.canary = None;
         if let Some(known) = self
@@ -138,16 +141,16 @@ impl SlotState {
     }
 
     /// Gives a revision that is new, or the canary, a share of the keys.
-    pub(super) fn share(&mut self, number: u64, share: Share) {
+    pub(super) fn share(&mut self, number: u64, share: Share, at: i64) {
         match share.is_all() {
-            true => self.replace(number),
+            true => self.replace(number, at),
             false => self.canary = Some((number, share)),
         }
     }
 
-    fn replace(&mut self, number: u64) {
+    fn replace(&mut self, number: u64, at: i64) {
         let replaced = self.active;
-        self.activate(number);
+        self.activate(number, at);
         self.replaced = Some(replaced);
     }
 }

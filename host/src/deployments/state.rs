@@ -136,7 +136,7 @@ impl State {
                 };
                 self.each(entry, operation, &regions, |slot| {
                     let number = brought.add(slot, entry.at, keep);
-                    slot.share(number, share);
+                    slot.share(number, share, entry.at);
                 });
             }
             Event::Planned {
@@ -186,7 +186,7 @@ impl State {
                 share,
             } => self.each(entry, operation, &regions, |slot| {
                 if let Some((number, _)) = slot.canary {
-                    slot.share(number, share);
+                    slot.share(number, share, entry.at);
                 }
             }),
             Event::Aborted { operation, regions } => {
@@ -202,7 +202,7 @@ impl State {
                 for (region, number) in to {
                     self.each(entry, operation, &[region], |slot| {
                         if slot.revision(number).is_some() {
-                            slot.activate(number);
+                            slot.activate(number, entry.at);
                         }
                     });
                 }
@@ -231,6 +231,8 @@ impl State {
                     }
                 });
             }
+            // It is for the record alone.
+            Event::Quarantine { .. } => {}
             Event::TokenCreated { token } => {
                 self.tokens.insert(token.id.clone(), token);
             }
@@ -260,7 +262,7 @@ impl State {
                 let number = *revisions
                     .entry(region.clone())
                     .or_insert_with(|| brought.add(slot, entry.at, keep));
-                slot.share(number, share);
+                slot.share(number, share, entry.at);
             });
         }
         if let Some((plan, _)) = self.plans.get_mut(&operation) {
@@ -316,6 +318,7 @@ impl State {
                 active: 1,
                 canary: None,
                 replaced: None,
+                since: entry.at,
                 changed: entry.seq,
                 next: 1,
             };
@@ -327,7 +330,7 @@ impl State {
                 signature: None,
             };
             slot.add(built_in, entry.at, self.keep);
-            slot.activate(1);
+            slot.activate(1, entry.at);
             if let (1, Some(((component @ Component::Deployed { .. }, config), signature))) =
                 (agreed.len(), agreed.first_key_value())
             {
@@ -339,7 +342,7 @@ impl State {
                     signature: signature.clone(),
                 };
                 let number = slot.add(added, entry.at, self.keep);
-                slot.activate(number);
+                slot.activate(number, entry.at);
             }
             self.slots.insert((region.to_owned(), operation), slot);
         }

@@ -124,10 +124,65 @@ fn of_two_at_once_one_wins_and_the_other_is_told() {
     let other = told.wants(&deploy(None, "y", Share::ALL, since));
     assert!(matches!(other, Err(Refusal::Overtaken { region, active: 2, .. }) if region == "a"));
     assert_eq!(told.active(), (2, 1));
+    // Unless it is the very same.
+    assert!(
+        !told
+            .wants(&deploy(Some(&["a"]), "x", Share::ALL, since))
+            .unwrap()
+    );
     // In another slot it is no matter.
     assert!(
         told.wants(&deploy(Some(&["b"]), "y", Share::ALL, since))
             .unwrap()
+    );
+}
+
+#[test]
+fn a_signature_that_comes_later_makes_another_revision() {
+    let mut told = Told::new();
+    let signed = |signature: Option<&str>| Command::Deploy {
+        candidate: Candidate {
+            signature: signature.map(str::to_owned),
+            ..candidate("x", &[], 99)
+        },
+        regions: only("a"),
+        share: Share::ALL,
+    };
+    assert!(told.wants(&signed(None)).unwrap());
+    assert!(!told.wants(&signed(None)).unwrap());
+    assert!(told.wants(&signed(Some("by ann"))).unwrap());
+    assert_eq!(told.active(), (3, 1));
+    assert!(!told.wants(&signed(Some("by ann"))).unwrap());
+    assert!(!told.wants(&signed(None)).unwrap());
+    assert!(told.wants(&signed(Some("by bob"))).unwrap());
+    // What is in the binary needs none.
+    let built_in = Command::Deploy {
+        candidate: Candidate {
+            signature: Some("by ann".to_owned()),
+            ..candidate("built-in", &[], 99)
+        },
+        regions: only("b"),
+        share: Share::ALL,
+    };
+    assert!(!told.wants(&built_in).unwrap());
+}
+
+#[test]
+fn the_record_tells_of_configuration_and_signature_and_of_no_secret() {
+    let event = Event::Deployed {
+        operation: Operation::Get,
+        regions: vec!["a".to_owned()],
+        digest: digest("x"),
+        size: 7,
+        share: Share::ALL,
+        note: String::new(),
+        signature: Some("c2lnbmVk".to_owned()),
+        config: candidate("x", &[("greeting", Some("moin")), ("old", None)], 0).config,
+    };
+    let summary = event.summary();
+    assert!(
+        summary.ends_with(" to a at 100%, signed, greeting=\"moin\", without old"),
+        "{summary}"
     );
 }
 

@@ -10,20 +10,21 @@ use crate::deployments::HostReport;
 use crate::model::Operation;
 
 /// How long it is waited for other hosts to make a deployment true.
-const WAIT_FOR_HOSTS: Duration = Duration::from_secs(5);
+pub(super) const WAIT_FOR_HOSTS: Duration = Duration::from_secs(5);
 
 impl Registry {
     /// Waits until the hosts of the slots' regions have done what the ledger says up
-    /// to an entry, each with its time.
+    /// to an entry, each with its time; at most for `wait`.
     pub(super) async fn wait_for_hosts(
         &self,
         operation: Operation,
         seq: u64,
+        wait: Duration,
         slots: &mut [Swapped],
         start: Stopwatch,
         progress: &Progress,
     ) -> Vec<String> {
-        let deadline = Stopwatch::now() + WAIT_FOR_HOSTS;
+        let deadline = Stopwatch::now() + wait;
         loop {
             let hosts = match self.ledger.hosts().await {
                 Ok(hosts) => hosts,

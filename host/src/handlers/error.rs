@@ -56,6 +56,16 @@ impl CallError {
         )
     }
 
+    /// Whether it took too long because the host waited for something on its behalf: a
+    /// component that computes meets [`CallError::CpuDeadline`] long before.
+    pub fn is_a_wait(&self) -> bool {
+        match self {
+            CallError::WallDeadline(_) => true,
+            CallError::AfterWrite(error) => error.is_a_wait(),
+            _ => false,
+        }
+    }
+
     /// What the log says.
     pub fn log_text(&self) -> String {
         match self {

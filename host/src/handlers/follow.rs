@@ -13,8 +13,10 @@ use std::time::{Duration, Instant as Stopwatch};
 
 use tokio::sync::watch;
 
+use super::health::Health;
+use super::program::Program;
 use super::registry::{Registry, info};
-use super::revision::{Revision, Trial, Verdict, ticks};
+use super::revision::{Revision, RevisionInfo, Trial, Verdict, ticks};
 use super::table::{Canary, Running, index};
 use crate::deployments::{
     AppendError, Event, HostProblem, HostReport, LedgerError, NewEntry, SlotState, State,
@@ -102,6 +104,16 @@ impl Registry {
         tokio::select! {
             () = stopped => {}
             () = reading => {}
+        }
+        // Nobody has to wait for this host any more.
+        let gone = HostReport {
+            host: self.host.clone(),
+            regions: Vec::new(),
+            applied: 0,
+            problems: Vec::new(),
+        };
+        if let Err(error) = self.ledger.report(gone).await {
+            tracing::debug!(%error, "other hosts do not hear that this one stops");
         }
     }
 
@@ -322,23 +334,31 @@ impl Registry {
             },
             None => None,
         };
+        let ran = || {
+            let active = &running.active;
+            (active.info().clone(), active.program().clone())
+        };
         let before = match (changed, wanted.replaced) {
             (false, Some(replaced)) => running
                 .before
                 .clone()
                 .filter(|(info, _)| info.number == replaced),
-            (false, None) => None,
-            (true, Some(replaced)) if replaced == running.active.info().number => Some((
-                running.active.info().clone(),
-                running.active.program().clone(),
-            )),
-            (true, _) => None,
+            (_, None) => None,
+            (true, Some(replaced)) if replaced == running.active.info().number => Some(ran()),
+            // It never ran here: this host was away, or could not load it.
+            (true, Some(_)) => match self.replaced(slot, wanted).await {
+                Some(replaced) => Some(replaced),
+                None if running.active.info().stands_in() => None,
+                None => Some(ran()),
+            },
         };
         if changed {
             let until = ticks(self.settings.trial);
-            let trial = before
-                .as_ref()
-                .and_then(|_| self.trial(&running.active, until));
+            let trial = before.as_ref().and_then(|(info, _)| {
+                let ran = info.number == running.active.info().number;
+                let health = ran.then(|| Arc::clone(running.active.health()));
+                self.trial(health.unwrap_or_default(), until)
+            });
             active.try_out(trial);
         } else if before.is_none() {
             // There is nothing to take it back to.
@@ -346,7 +366,8 @@ impl Registry {
         }
         if let Some(canary) = &canary {
             // For as long as it is one.
-            canary.revision.try_out(self.trial(&active, u64::MAX / 2));
+            let against = Arc::clone(active.health());
+            canary.revision.try_out(self.trial(against, u64::MAX / 2));
         }
         Ok(Some(Running {
             active,
@@ -355,10 +376,38 @@ impl Registry {
         }))
     }
 
-    /// A trial against a revision.
-    fn trial(&self, against: &Revision, ticks: u64) -> Option<Trial> {
+    /// What the active revision of a slot replaced, made ready to run again: if that was
+    /// so short a time ago that the active one is on trial.
+    pub(super) async fn replaced(
+        &self,
+        slot: usize,
+        wanted: &SlotState,
+    ) -> Option<(RevisionInfo, Program)> {
+        let since = self.now_micros().saturating_sub(wanted.since);
+        if i128::from(since) >= self.settings.trial.as_micros().cast_signed() {
+            return None;
+        }
+        let recorded = wanted.revision(wanted.replaced?)?;
+        let (region, operation) = self.name(slot);
+        match self.load(operation, recorded).await {
+            Ok(program) => {
+                let region = &self.regions()[slot / Operation::ALL.len()];
+                Some((info(region, operation, recorded), program))
+            }
+            Err(why) => {
+                tracing::warn!(
+                    region, %operation, revision = recorded.number, why,
+                    "what was replaced cannot be loaded, and cannot run again by itself"
+                );
+                None
+            }
+        }
+    }
+
+    /// A trial against how another revision does.
+    pub(super) fn trial(&self, against: Arc<Health>, ticks: u64) -> Option<Trial> {
         let trial = Trial {
-            against: Arc::clone(against.health()),
+            against,
             until: self.loader.engine().now() + ticks,
             judged: self.judged.clone(),
             over: AtomicBool::new(false),
@@ -409,7 +458,8 @@ impl Registry {
             {
                 running.active = self.revision(region, info, program);
                 if let Some(canary) = &running.canary {
-                    let trial = self.trial(&running.active, u64::MAX / 2);
+                    let against = Arc::clone(running.active.health());
+                    let trial = self.trial(against, u64::MAX / 2);
                     canary.revision.try_out(trial);
                 }
             } else {

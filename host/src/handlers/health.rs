@@ -13,22 +13,39 @@ pub const WINDOW_SECONDS: u64 = 10;
 /// Latencies are counted by powers of two of a microsecond, up to 8 s.
 const CLASSES: usize = 24;
 
-/// A latency is not held against a revision below this.
-const SLOW: Duration = Duration::from_millis(16);
+/// A latency is not held against a revision up to this: the end of the class that
+/// 16 ms are in.
+const SLOW: Duration = Duration::from_micros(1 << 14);
 
+/// Counted calls from which on older ones weigh half in what is usual.
+const USUAL_CALLS: u32 = 1024;
+
+/// Calls that were counted.
 #[derive(Clone, Copy, Default)]
-struct Second {
-    number: u64,
+struct Tally {
     calls: u32,
     bad: u32,
     latency: [u32; CLASSES],
 }
 
-/// The last seconds of a revision.
-#[derive(Default)]
-pub struct Health(Mutex<[Second; WINDOW_SECONDS as usize]>);
+#[derive(Clone, Copy, Default)]
+struct Second {
+    number: u64,
+    tally: Tally,
+}
 
-/// What a window amounts to.
+#[derive(Default)]
+struct Counted {
+    window: [Second; WINDOW_SECONDS as usize],
+    /// Whenever they were: the last of them weigh most.
+    usual: Tally,
+}
+
+/// The last seconds of a revision, and what is usual for it.
+#[derive(Default)]
+pub struct Health(Mutex<Counted>);
+
+/// What calls amount to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Summary {
     /// Calls.
@@ -42,9 +59,16 @@ pub struct Summary {
 impl Health {
     /// Counts a call in a second (of any clock that only goes forward).
     pub fn record(&self, second: u64, bad: bool, took: Duration) {
-        let mut window = self.0.lock();
+        let mut counted = self.0.lock();
+        let usual = &mut counted.usual;
+        usual.add(bad, took);
+        if usual.calls >= USUAL_CALLS {
+            usual.calls /= 2;
+            usual.bad /= 2;
+            usual.latency.iter_mut().for_each(|count| *count /= 2);
+        }
         let place = (second % WINDOW_SECONDS) as usize;
-        let Some(now) = window.get_mut(place) else {
+        let Some(now) = counted.window.get_mut(place) else {
             return;
         };
         if now.number != second {
@@ -53,38 +77,60 @@ impl Health {
                 ..Second::default()
             };
         }
-        now.calls += 1;
-        now.bad += u32::from(bad);
-        if let Some(count) = now.latency.get_mut(class(took)) {
-            *count += 1;
-        }
+        now.tally.add(bad, took);
     }
 
     /// The window that ends in a second.
     pub fn summary(&self, second: u64) -> Summary {
-        let window = self.0.lock();
-        let recent = window
-            .iter()
-            .filter(|one| one.number <= second && second - one.number < WINDOW_SECONDS);
-        let mut summary = Summary::default();
-        let mut latency = [0u64; CLASSES];
-        for one in recent {
-            summary.calls += u64::from(one.calls);
-            summary.bad += u64::from(one.bad);
-            for (sum, count) in latency.iter_mut().zip(one.latency) {
-                *sum += u64::from(count);
-            }
-        }
-        let mut left = summary.calls * 9 / 10;
-        for (class, count) in latency.into_iter().enumerate() {
-            if count > left {
-                summary.p90 = Duration::from_micros(1 << class);
-                break;
-            }
-            left -= count;
-        }
-        summary
+        let counted = self.0.lock();
+        let window = counted.window.iter();
+        let recent =
+            window.filter(|one| one.number <= second && second - one.number < WINDOW_SECONDS);
+        sum(recent.map(|one| &one.tally))
     }
+
+    /// What another one is compared with: the window that ends in a second where that
+    /// has enough calls, and else what was usual before, however long ago. After a
+    /// swap there are no more calls.
+    pub fn to_compare(&self, second: u64, settings: &Handlers) -> Summary {
+        let window = self.summary(second);
+        match window.calls >= u64::from(settings.take_back_calls) {
+            true => window,
+            false => sum(std::iter::once(&self.0.lock().usual)),
+        }
+    }
+}
+
+impl Tally {
+    fn add(&mut self, bad: bool, took: Duration) {
+        self.calls += 1;
+        self.bad += u32::from(bad);
+        if let Some(count) = self.latency.get_mut(class(took)) {
+            *count += 1;
+        }
+    }
+}
+
+fn sum<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Summary {
+    let mut summary = Summary::default();
+    let mut latency = [0u64; CLASSES];
+    for one in tallies {
+        summary.calls += u64::from(one.calls);
+        summary.bad += u64::from(one.bad);
+        for (sum, count) in latency.iter_mut().zip(one.latency) {
+            *sum += u64::from(count);
+        }
+    }
+    let counted: u64 = latency.iter().sum();
+    let mut left = counted * 9 / 10;
+    for (class, count) in latency.into_iter().enumerate() {
+        if count > left {
+            summary.p90 = Duration::from_micros(1 << class);
+            break;
+        }
+        left -= count;
+    }
+    summary
 }
 
 fn class(took: Duration) -> usize {
@@ -149,6 +195,29 @@ mod tests {
     }
 
     #[test]
+    fn what_was_usual_is_compared_with_when_the_calls_have_ended() {
+        let settings = Handlers::default();
+        let health = Health::default();
+        for call in 0..u64::from(USUAL_CALLS) * 10 {
+            health.record(5, call % 2 == 0, FAST);
+        }
+        let window = health.to_compare(5, &settings);
+        assert_eq!(window, health.summary(5));
+        let usual = health.to_compare(5000, &settings);
+        assert!(usual.calls >= u64::from(USUAL_CALLS / 2), "{usual:?}");
+        assert!(usual.calls < u64::from(USUAL_CALLS), "{usual:?}");
+        assert_eq!((usual.bad * 2).abs_diff(usual.calls), 0, "{usual:?}");
+        assert_eq!(usual.p90, window.p90);
+        // What it does later counts more.
+        for _ in 0..USUAL_CALLS * 4 {
+            health.record(6000, false, Duration::from_millis(5));
+        }
+        let usual = health.to_compare(9000, &settings);
+        assert!(usual.bad * 10 < usual.calls, "{usual:?}");
+        assert_eq!(usual.p90, Duration::from_micros(8192));
+    }
+
+    #[test]
     fn nine_of_ten_are_within_the_latency() {
         let health = Health::default();
         for call in 0..100 {
@@ -184,8 +253,10 @@ mod tests {
         assert!(judge(slow, of(1000, 0, FAST), &settings).is_some());
         assert_eq!(judge(slow, of(3, 0, FAST), &settings), None);
         assert_eq!(judge(slow, slow, &settings), None);
-        let quick = of(1000, 0, Duration::from_millis(5));
+        let quick = of(1000, 0, Duration::from_millis(16));
         assert_eq!(judge(quick, of(1000, 0, FAST), &settings), None);
+        let over = of(1000, 0, SLOW);
+        assert!(judge(over, of(1000, 0, FAST), &settings).is_some());
         let off = Handlers {
             take_back_latency: 0,
             ..settings

@@ -14,7 +14,7 @@ use super::follow::{Applied, HOST};
 use super::load::Loader;
 use super::load_error::LoadError;
 use super::program::Program;
-use super::revision::{Revision, RevisionInfo, Verdict};
+use super::revision::{Revision, RevisionInfo, Verdict, ticks};
 use super::secrets::Secrets;
 use super::slot::Slot;
 use super::table::{Running, Table, index};
@@ -192,10 +192,20 @@ impl Registry {
                 (info, program)
             }
         };
+        let active = self.revision(region, info, program);
+        // A restart does not end a trial.
+        let before = match slot.filter(|_| !active.info().stands_in()) {
+            Some(slot) => self.replaced(index(region, operation), slot).await,
+            None => None,
+        };
+        if before.is_some() {
+            let until = self.loader.engine().now() + ticks(self.settings.trial);
+            active.try_out(self.trial(Arc::default(), until));
+        }
         Ok(Running {
-            active: self.revision(region, info, program),
+            active,
             canary: None,
-            before: None,
+            before,
         })
     }
 

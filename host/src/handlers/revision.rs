@@ -34,11 +34,9 @@ const LOGGED_FAILURES_PER_SECOND: u64 = 5;
 const LOGGED_LINES_PER_SECOND: u64 = 100;
 
 /// Of how many calls one is counted in the health of a revision that is not on
-/// trial: enough to compare the next one with.
+/// trial, besides the first of each tick of the engine: enough to compare the next
+/// one with.
 const SAMPLE: u64 = 16;
-
-/// Calls on trial after which latencies are looked at once more.
-const JUDGE_EVERY: u64 = 64;
 
 /// That a revision does worse than the one that it replaces.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -105,6 +103,10 @@ pub struct Revision {
     quick: QuickPool,
     health: Arc<Health>,
     trial: ArcSwapOption<Trial>,
+    /// The tick of the last call that was counted.
+    counted_at: AtomicU64,
+    /// The tick in which it was judged last without a failure.
+    judged_at: AtomicU64,
     failures: AtomicU64,
     failing: PerSecond,
     printing: Arc<PerSecond>,
@@ -133,6 +135,8 @@ impl Revision {
             entropy,
             health: Arc::default(),
             trial: ArcSwapOption::empty(),
+            counted_at: AtomicU64::new(0),
+            judged_at: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             failing: PerSecond::default(),
             printing: Arc::default(),
@@ -172,26 +176,38 @@ impl Revision {
     /// Whether and since when a call is counted.
     fn watch(&self) -> Option<Stopwatch> {
         let uses = self.pool.own_uses() + self.quick.own_uses();
-        let counted = self.trial.load().is_some() || uses.is_multiple_of(SAMPLE);
+        let counted = uses.is_multiple_of(SAMPLE)
+            || self.counted_at.load(Ordering::Relaxed) != self.engine.now()
+            || self.trial.load().is_some();
         counted.then(Stopwatch::now)
     }
 
-    /// Counts a call, and judges.
-    fn watched(&self, since: Stopwatch, bad: bool) {
+    /// Counts a call, and judges. One that could not be answered because of what stands
+    /// behind the component tells nothing of it.
+    fn watched(&self, since: Stopwatch, how: How) {
+        let bad = match how {
+            How::Good => false,
+            How::Bad => true,
+            How::NotItsOwn => return,
+        };
         let tick = self.engine.now();
+        self.counted_at.store(tick, Ordering::Relaxed);
         let second = seconds(tick);
         self.health.record(second, bad, since.elapsed());
         let trial = self.trial.load();
         let Some(trial) = trial.as_ref() else { return };
-        if !bad && !self.uses_so_far().is_multiple_of(JUDGE_EVERY) {
+        // A failure at once, what is slow by and by.
+        if !bad && self.judged_at.swap(tick, Ordering::Relaxed) == tick {
             return;
         }
         if tick > trial.until {
             self.trial.store(None);
             return;
         }
-        let (new, old) = (self.health.summary(second), trial.against.summary(second));
-        if let Some(reason) = health::judge(new, old, self.slot.settings()) {
+        let settings = self.slot.settings();
+        let new = self.health.summary(second);
+        let old = trial.against.to_compare(second, settings);
+        if let Some(reason) = health::judge(new, old, settings) {
             self.condemn(trial, reason);
         }
     }
@@ -244,7 +260,7 @@ impl Revision {
             .quick
             .request(&self.engine, &self.program, asked, incoming, make)?;
         if let Some(since) = since {
-            self.watched(since, is_bad_answer(&answered));
+            self.watched(since, how_answered(&answered));
         }
         Ok(answered)
     }
@@ -269,7 +285,7 @@ impl Revision {
             Err(error) => Err(error),
         };
         if let Some(since) = since {
-            self.watched(since, is_bad(&result));
+            self.watched(since, how(&result));
         }
         result
     }
@@ -295,7 +311,7 @@ impl Revision {
         // One that fails is compared on the very rows (`Decide::otherwise`): a row that
         // nobody can decide about is not this revision's fault.
         if let Some(since) = since.filter(|_| matches!(result, Ok(Ok(_)))) {
-            self.watched(since, false);
+            self.watched(since, How::Good);
         }
         result
     }
@@ -415,21 +431,35 @@ impl Revision {
     }
 }
 
-/// Whether a call failed by the component's fault. 503 and 504 speak of what
-/// stands behind it.
-fn is_bad(result: &Result<Result<Answer, Failure>, CallError>) -> bool {
+/// What a call tells of a component.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum How {
+    Good,
+    /// It failed by the component's fault.
+    Bad,
+    /// It failed, and not by the component's fault.
+    NotItsOwn,
+}
+
+fn how(result: &Result<Result<Answer, Failure>, CallError>) -> How {
     match result {
-        Ok(answered) => is_bad_answer(answered),
-        Err(error) => error.is_the_components(),
+        Ok(answered) => how_answered(answered),
+        Err(error) if error.is_a_wait() || !error.is_the_components() => How::NotItsOwn,
+        Err(_) => How::Bad,
     }
 }
 
-fn is_bad_answer(answered: &Result<Answer, Failure>) -> bool {
+/// 503 and 504 speak of what stands behind it.
+fn how_answered(answered: &Result<Answer, Failure>) -> How {
     match answered {
-        Ok(answer) => {
-            answer.status.is_server_error() && !matches!(answer.status.as_u16(), 503 | 504)
-        }
-        Err(failure) => matches!(failure, Failure::Internal(_)),
+        Ok(answer) => match answer.status.as_u16() {
+            503 | 504 => How::NotItsOwn,
+            500.. => How::Bad,
+            _ => How::Good,
+        },
+        Err(Failure::Internal(_)) => How::Bad,
+        Err(Failure::Unavailable(_) | Failure::OutcomeUnknown(_)) => How::NotItsOwn,
+        Err(_) => How::Good,
     }
 }
 

@@ -2,6 +2,7 @@
 //! running it: checked and loaded here, kept in the ledger, decided against what
 //! the ledger says at that moment, and waited for until all hosts have done it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant as Stopwatch};
 
@@ -9,13 +10,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
+use super::arrival::WAIT_FOR_HOSTS;
 use super::load::Timings;
 use super::load_error::LoadError;
 use super::progress::{Progress, Step};
 use super::registry::Registry;
 use crate::deployments::{
     AppendError, Candidate, Command, Config, ConfigChange, Digest, Event, LedgerError, NewEntry,
-    Outline, Plan, Refusal, Share, State,
+    Outline, Plan, QuarantineChange, Refusal, Share, State,
 };
 use crate::model::{Operation, RevisionState};
 use crate::trust::token::CreateError;
@@ -287,15 +289,31 @@ impl Registry {
                 live: None,
             });
         }
-        let problems = match after.seq == before.seq {
-            true => Vec::new(),
-            false => {
-                let seq = after.seq;
-                self.wait_for_hosts(operation, seq, &mut slots, start, progress)
-                    .await
-            }
+        // Where nothing has changed a look is enough: it may be that a host cannot do
+        // what was asked before.
+        let wait = match after.seq == before.seq {
+            true => Duration::ZERO,
+            false => WAIT_FOR_HOSTS,
         };
+        let problems = self
+            .wait_for_hosts(operation, after.seq, wait, &mut slots, start, progress)
+            .await;
         Ok((slots, problems))
+    }
+
+    /// Records that rows which were set aside are tried again, or forgotten.
+    ///
+    /// # Errors
+    ///
+    /// See [`DeployError`]: it must not be done then.
+    pub async fn record_quarantine(
+        &self,
+        change: QuarantineChange,
+        rows: BTreeMap<String, u64>,
+        by: &Actor,
+    ) -> Result<(), DeployError> {
+        let command = Command::Quarantine { change, rows };
+        self.append(&command, by).await.map(drop)
     }
 
     /// Looks whether this host has the secrets of what a command would roll back to,
@@ -412,9 +430,10 @@ impl Command {
     fn subject(&self, after: &State) -> Option<(Operation, Option<Vec<String>>)> {
         match self {
             // What a plan comes to is looked at by whoever waits for it.
-            Command::CreateToken { .. } | Command::RevokeToken { .. } | Command::Advance { .. } => {
-                None
-            }
+            Command::CreateToken { .. }
+            | Command::RevokeToken { .. }
+            | Command::Quarantine { .. }
+            | Command::Advance { .. } => None,
             Command::Plan {
                 candidate, outline, ..
             } => {

@@ -19,6 +19,9 @@ use crate::trust::token::{Action, Scope, TokenRecord};
 
 const ACTOR: HeaderName = HeaderName::from_static("tidepool-actor");
 
+/// What the token of the settings is called in the record.
+const SETTING: &str = "admin.token";
+
 /// Longest `Tidepool-Actor`, in bytes.
 const MAX_ACTOR_BYTES: usize = 256;
 
@@ -87,7 +90,17 @@ impl Who {
             Action::Admin => "admin".to_owned(),
             Action::Deploy { regions, operation } => match regions {
                 [] => format!("deploy:*:{operation}"),
-                [region, ..] => format!("deploy:{region}:{operation}"),
+                regions => {
+                    let lacks = |region: &&&str| {
+                        let regions = std::slice::from_ref(*region);
+                        !token.allows(&Action::Deploy {
+                            regions,
+                            operation: *operation,
+                        })
+                    };
+                    let region = regions.iter().find(lacks).unwrap_or(&"*");
+                    format!("deploy:{region}:{operation}")
+                }
             },
         };
         let detail = format!(
@@ -121,7 +134,10 @@ impl Authority {
         registry: &Registry,
     ) -> Result<Who, Problem> {
         let token = self.token(headers, peer, registry).await?;
-        let name = token.as_ref().map(|token| &*token.name);
+        // Whoever is let in without a record of the ledger, where not everybody is, has
+        // sent that of the settings.
+        let root = (!self.open).then_some(SETTING);
+        let name = token.as_ref().map(|token| &*token.name).or(root);
         let actor = actor(headers, peer, name)?;
         Ok(Who { actor, token })
     }

@@ -412,7 +412,7 @@ pub struct HandlerRevision {
     /// Its configuration; of a secret only where it is.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, Setting>,
-    /// Calls since the host started.
+    /// Calls on the host that answers, since it last began to run there.
     pub calls: u64,
     /// How many of them trapped or went over a limit.
     pub failures: u64,

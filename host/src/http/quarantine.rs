@@ -13,7 +13,7 @@ use super::documents::{Dropped, QuarantineList, QuarantinedRow, Replayed};
 use super::query::Query;
 use super::region::Region;
 use super::respond::{self, Answer, Kind, Problem};
-use crate::deployments::Refusal;
+use crate::deployments::{QuarantineChange, Refusal};
 use crate::handlers::registry::Registry;
 use crate::hydrate::component::ComponentDecide;
 use crate::hydrate::replay::{Replay, ReplayError};
@@ -76,7 +76,11 @@ impl Quarantined<'_> {
         filter.may_change(who)?;
         let until = Instant::now() + REPLAY_WAIT;
         let mut done = Replayed::default();
-        for (name, mut entries) in self.selected(&filter).await? {
+        let selected = self.selected(&filter).await?;
+        let here = |name: &str| self.regions.iter().any(|it| *it.name == *name);
+        let rows = selected.iter().filter(|(name, _)| here(name));
+        self.record(QuarantineChange::Replay, rows, who).await?;
+        for (name, mut entries) in selected {
             // Those first that were not tried for longest.
             entries.reverse();
             let Some(region) = self.regions.iter().find(|it| *it.name == *name) else {
@@ -126,7 +130,10 @@ impl Quarantined<'_> {
         let filter = Filter::of(uri)?;
         filter.may_change(who)?;
         let mut dropped = 0;
-        for (region, entries) in self.selected(&filter).await? {
+        let selected = self.selected(&filter).await?;
+        self.record(QuarantineChange::Drop, selected.iter(), who)
+            .await?;
+        for (region, entries) in selected {
             let keys: Vec<_> = entries
                 .into_iter()
                 .map(|entry| (entry.key, entry.version))
@@ -142,6 +149,21 @@ impl Quarantined<'_> {
             "rows of the quarantine were forgotten"
         );
         Ok(respond::json(StatusCode::OK, &Dropped { dropped }))
+    }
+
+    /// Puts on record what is about to be done to entries, if there are some.
+    async fn record<'a>(
+        &self,
+        change: QuarantineChange,
+        selected: impl Iterator<Item = &'a (String, Vec<Entry>)>,
+        who: &Who,
+    ) -> Result<(), Problem> {
+        let some = selected.filter(|(_, entries)| !entries.is_empty());
+        let rows = some.map(|(name, entries)| (name.clone(), entries.len() as u64));
+        let recording = self
+            .registry
+            .record_quarantine(change, rows.collect(), &who.actor);
+        Ok(recording.await?)
     }
 
     /// The entries that a request is for, by region, the newest first.

@@ -89,6 +89,15 @@ async fn a_leader_that_stops_hands_over_at_once() {
 }
 
 #[tokio::test]
+async fn a_host_that_has_stopped_is_not_waited_for() {
+    let (leader, other) = pair().await;
+    assert!(leader.stop().await.success());
+    let component = tidepool_tests::built::fixture("tagged-a");
+    let done = other.deploy("get", &component, None).await;
+    assert!(done["slots"][0]["live_ms"].is_number(), "{done:#}");
+}
+
+#[tokio::test]
 async fn a_leader_that_hangs_loses_the_lead_and_may_come_back() {
     let (leader, other) = pair().await;
     leader.signal("STOP").await;

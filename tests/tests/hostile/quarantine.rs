@@ -129,4 +129,10 @@ async fn what_is_set_aside_survives_a_restart_and_can_be_dropped() {
     let dropped = server.cli(&["feed", "quarantine", "drop", "--all"]).await;
     assert_eq!(dropped.success().trim(), "dropped 1");
     assert_eq!(aside(&server).await, Vec::<Value>::new());
+    // Once: of nothing there is nothing to tell.
+    let again = server.cli(&["feed", "quarantine", "drop", "--all"]).await;
+    assert_eq!(again.success().trim(), "dropped 0");
+    let audit = server.cli(&["audit"]).await;
+    let told = "forgets rows that were set aside: 1 of bad";
+    assert_eq!(audit.success().matches(told).count(), 1, "{audit:?}");
 }

@@ -161,6 +161,57 @@ async fn a_revision_for_all_that_traps_gives_way_to_what_it_replaced() {
 }
 
 #[tokio::test]
+async fn a_restart_does_not_end_a_trial() {
+    let server = Setup::new().regions(&["here"]).start().await;
+    for (operation, component) in [("get", "trap"), ("hydrate", "hydrate-trap")] {
+        let deploy = ["deploy", operation, &fixture(component)];
+        server.cli(&deploy).await.success();
+    }
+    let setup = server.setup().clone();
+    server.kill().await;
+    let server = setup.start().await;
+    let here = server.region("here");
+    until_taken_back(here).await;
+    assert_eq!(server.active("here", "get").await, 1);
+    let version = here.write("k", "v").await;
+    server.caught_up("here", version).await;
+    let answer = here.get("/kv/k").send().await;
+    assert_eq!(answer.header("x-cache"), Some("HIT"));
+    assert_eq!(server.active("here", "hydrate").await, 1);
+    assert_eq!(report(&server).await["rows_set_aside"], 0);
+}
+
+#[tokio::test]
+async fn a_revision_that_is_much_slower_takes_itself_back() {
+    let setup = Setup::new().regions(&["here"]);
+    let setup = setup
+        .set("limits.response_bytes=120MiB")
+        .set("limits.cpu=20s");
+    let server = setup.set("limits.memory_bytes=400MiB").start().await;
+    let here = server.region("here");
+    // What is usual, without a load that would tell it by itself.
+    for _ in 0..30 {
+        here.get("/kv/60000000").send().await.expect(404);
+    }
+    let deploy = ["deploy", "get", &fixture("huge-result")];
+    server.cli(&deploy).await.success();
+    let mut asked = 0;
+    while here.get("/kv/60000000").send().await.status != 404 {
+        asked += 1;
+        assert!(asked <= 40, "{asked}");
+    }
+    let taken = revision(&server, "here", "get", 2).await;
+    let note = taken["note"].as_str().unwrap();
+    assert!(note.contains("nine of ten calls took up to"), "{note}");
+}
+
+/// What the only region says of its hydrator.
+async fn report(server: &Server) -> Value {
+    let reports = server.admin().get("/v1/regions").send().await.expect(200);
+    reports.json()[0].clone()
+}
+
+#[tokio::test]
 async fn a_hydrate_that_traps_takes_itself_back_and_no_row_is_lost() {
     let server = Setup::new().regions(&["here", "there"]).start().await;
     let deploy = [

@@ -204,8 +204,6 @@ impl Ledger for SqlLedger {
         Ok(())
     }
 
-    /// At most [`PAGE`] of them. What a host of another release says and this one
-    /// does not understand is left out.
     async fn now_micros(&self) -> Result<i64, LedgerError> {
         let rows = self.run(|it| &it.now, &[]).await?;
         let row = rows.first();
@@ -213,6 +211,8 @@ impl Ledger for SqlLedger {
         column(row, 0)
     }
 
+    /// At most [`PAGE`] of them. What a host of another release says and this one
+    /// does not understand is left out.
     async fn hosts(&self) -> Result<Vec<HostReport>, LedgerError> {
         let (alive, most) = (micros(ALIVE), number(PAGE as u64));
         let rows = self.run(|it| &it.hosts, &[&alive, &most]).await?;
