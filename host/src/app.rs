@@ -56,7 +56,7 @@ use crate::quarantine::sqlite::SqliteQuarantine;
 use crate::quarantine::{Keeper, Quarantine};
 use crate::sql::{ServerKind, SqlConfig, UrlError};
 use crate::trust::signature::{KeysError, TrustedKeys};
-use crate::watch as folder;
+use crate::watch::Watch;
 use crate::wit_host::context::Backends;
 
 /// Why a host does not start.
@@ -383,11 +383,9 @@ impl App {
         };
         app.answer(admin, Arc::new(service), limits, stop_rx, &background);
         if let Some(folder) = &settings.watch {
-            app.following.push(background.spawn(folder::run(
-                folder.clone(),
-                Arc::clone(&app.registry),
-                follow_rx,
-            )));
+            let watch = Watch::look(folder).await;
+            let watching = watch.run(Arc::clone(&app.registry), follow_rx);
+            app.following.push(background.spawn(watching));
         }
         Ok(app)
     }

@@ -1,6 +1,7 @@
 //! Deploys what is built into a folder: `get.wasm`, `put.wasm`, `delete.wasm`
 //! and `hydrate.wasm` there, in every region, as soon as a file has changed
-//! and has stopped changing.
+//! and has stopped changing. What lay there already at the start is deployed only if
+//! it never was before: a rollback outlives a restart.
 //!
 //! It looks instead of asking the system to be told: four files a few times a
 //! second cost nothing, and it works on every file system.
@@ -12,7 +13,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::deployments::{ConfigChange, Share};
+use crate::deployments::{ConfigChange, Digest, LedgerError, Share};
+use crate::handlers::listing::Listed;
 use crate::handlers::progress::Progress;
 use crate::handlers::registry::Registry;
 use crate::handlers::rollout::{Actor, Rollout, Upload};
@@ -31,35 +33,52 @@ struct Stamp {
 struct Watched {
     operation: Operation,
     path: PathBuf,
+    /// What was there at the start.
+    found: Option<Stamp>,
     seen: Option<Stamp>,
     handled: Option<Stamp>,
 }
 
-/// Watches `folder` until `stop` is true or its sender is gone.
-pub async fn run(folder: PathBuf, registry: Arc<Registry>, mut stop: watch::Receiver<bool>) {
-    let mut files: Vec<Watched> = Operation::ALL
-        .into_iter()
-        .map(|operation| Watched {
-            operation,
-            path: folder.join(format!("{operation}.wasm")),
-            seen: None,
-            handled: None,
-        })
-        .collect();
-    let mut looks = tokio::time::interval(INTERVAL);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = looks.tick() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+/// A folder that is watched.
+pub struct Watch {
+    files: Vec<Watched>,
+}
+
+impl Watch {
+    /// Looks at the folder for the first time: what is there now is what was there at
+    /// the start.
+    pub async fn look(folder: &Path) -> Watch {
+        let mut files = Vec::new();
+        for operation in Operation::ALL {
+            let path = folder.join(format!("{operation}.wasm"));
+            files.push(Watched {
+                operation,
+                found: stamp(&path).await,
+                path,
+                seen: None,
+                handled: None,
+            });
         }
-        for file in &mut files {
-            let now = stamp(&file.path).await;
-            let settled = now.is_some() && now == file.seen && now != file.handled;
-            file.seen = now;
-            if settled {
-                file.handled = now;
-                deploy(file, &registry).await;
+        Watch { files }
+    }
+
+    /// Watches it until `stop` is true or its sender is gone.
+    pub async fn run(mut self, registry: Arc<Registry>, mut stop: watch::Receiver<bool>) {
+        let mut looks = tokio::time::interval(INTERVAL);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            for file in &mut self.files {
+                let now = stamp(&file.path).await;
+                let settled = now.is_some() && now == file.seen && now != file.handled;
+                file.seen = now;
+                if settled {
+                    file.handled = now;
+                    deploy(file, &registry).await;
+                }
             }
         }
     }
@@ -82,6 +101,20 @@ async fn deploy(file: &Watched, registry: &Registry) {
             return;
         }
     };
+    // Somebody may have rolled it back since, or deployed another one.
+    if file.handled == file.found {
+        match was_deployed(file.operation, &bytes, registry).await {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!(%path, "was deployed before, and is left alone until it changes");
+                return;
+            }
+            Err(error) => {
+                tracing::error!(%path, "not deployed, nothing has changed: {error}");
+                return;
+            }
+        }
+    }
     let upload = Upload {
         operation: file.operation,
         rollout: Rollout::Now {
@@ -108,6 +141,18 @@ async fn deploy(file: &Watched, registry: &Registry) {
         }
         Err(error) => tracing::error!(%path, "not deployed, nothing has changed: {error}"),
     }
+}
+
+/// Whether a revision of this operation, in any region, is this component.
+async fn was_deployed(
+    operation: Operation,
+    component: &[u8],
+    registry: &Registry,
+) -> Result<bool, LedgerError> {
+    let digest = Digest::of(component);
+    let recorded = registry.list().await?.revisions;
+    let is_it = |known: &Listed| known.operation == operation && known.digest == digest;
+    Ok(recorded.iter().any(is_it))
 }
 
 /// Logs each step of a file's deployment.

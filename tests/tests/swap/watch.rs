@@ -94,6 +94,35 @@ async fn a_broken_component_is_reported_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn what_was_deployed_before_is_left_alone_at_the_next_start() {
+    let (server, folder) = watching().await;
+    let (get, tagged) = (folder.join("get.wasm"), built::fixture("tagged-a"));
+    place(&tagged, &get);
+    server.log().line(&["deployed a rebuilt component"]).await;
+    server.cli(&["rollback", "get"]).await.success();
+    let setup = server.setup().clone();
+    assert!(server.stop().await.success());
+
+    // This one was built while nobody looked.
+    let hydrate = folder.join("hydrate.wasm");
+    place(&built::fixture("hydrate-evict"), &hydrate);
+    let server = setup.start().await;
+    let (left, deployed) = ("left alone", "deployed a rebuilt component");
+    server.log().line(&[left, "get.wasm"]).await;
+    server.log().line(&[deployed, "hydrate.wasm"]).await;
+    for region in REGIONS {
+        assert_eq!(server.active(region, "get").await, 1, "{region}");
+        assert_eq!(server.active(region, "hydrate").await, 2, "{region}");
+        assert_eq!(tag(server.region(region)).await, None, "{region}");
+    }
+    // Built again, though it comes to the same bytes, it is meant to run.
+    place(&tagged, &get);
+    server.log().line(&[deployed, "get.wasm"]).await;
+    assert_eq!(tag(server.region("eu-west-1")).await.as_deref(), Some("a"));
+    assert_eq!(server.log().count(&[left]), 1);
+}
+
+#[tokio::test]
 async fn only_the_four_operations_are_watched() {
     let (server, folder) = watching().await;
     let tagged = built::fixture("tagged-a");
