@@ -383,7 +383,7 @@ impl App {
         };
         app.answer(admin, Arc::new(service), limits, stop_rx, &background);
         if let Some(folder) = &settings.watch {
-            let watch = Watch::look(folder).await;
+            let watch = Watch::look(folder, settings.handlers.max_component_bytes).await;
             let watching = watch.run(Arc::clone(&app.registry), follow_rx);
             app.following.push(background.spawn(watching));
         }

@@ -6,6 +6,7 @@
 //! It looks instead of asking the system to be told: four files a few times a
 //! second cost nothing, and it works on every file system.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::component_file::{self, FileError};
 use crate::deployments::{ConfigChange, Digest, LedgerError, Share};
 use crate::handlers::listing::Listed;
 use crate::handlers::progress::Progress;
@@ -25,9 +27,13 @@ const INTERVAL: Duration = Duration::from_millis(150);
 
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    modified: SystemTime,
-    length: u64,
+enum Stamp {
+    File {
+        modified: SystemTime,
+        length: u64,
+    },
+    /// What is no file, and is refused once: that it is written to changes nothing.
+    Other,
 }
 
 struct Watched {
@@ -42,12 +48,14 @@ struct Watched {
 /// A folder that is watched.
 pub struct Watch {
     files: Vec<Watched>,
+    /// Most bytes of a component.
+    max_bytes: usize,
 }
 
 impl Watch {
     /// Looks at the folder for the first time: what is there now is what was there at
-    /// the start.
-    pub async fn look(folder: &Path) -> Watch {
+    /// the start. A component has at most `max_bytes`.
+    pub async fn look(folder: &Path, max_bytes: usize) -> Watch {
         let mut files = Vec::new();
         for operation in Operation::ALL {
             let path = folder.join(format!("{operation}.wasm"));
@@ -59,25 +67,30 @@ impl Watch {
                 handled: None,
             });
         }
-        Watch { files }
+        Watch { files, max_bytes }
     }
 
-    /// Watches it until `stop` is true or its sender is gone.
+    /// Watches it until `stop` is true or its sender is gone, whatever it is about
+    /// then: a deployment that is not in the ledger yet changes nothing.
     pub async fn run(mut self, registry: Arc<Registry>, mut stop: watch::Receiver<bool>) {
+        tokio::select! {
+            () = self.watch(&registry) => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    async fn watch(&mut self, registry: &Registry) {
         let mut looks = tokio::time::interval(INTERVAL);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = looks.tick() => {}
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
+            looks.tick().await;
             for file in &mut self.files {
                 let now = stamp(&file.path).await;
                 let settled = now.is_some() && now == file.seen && now != file.handled;
                 file.seen = now;
                 if settled {
                     file.handled = now;
-                    deploy(file, &registry).await;
+                    deploy(file, self.max_bytes, registry).await;
                 }
             }
         }
@@ -86,18 +99,21 @@ impl Watch {
 
 async fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = tokio::fs::metadata(path).await.ok()?;
-    Some(Stamp {
+    if !metadata.is_file() {
+        return Some(Stamp::Other);
+    }
+    Some(Stamp::File {
         modified: metadata.modified().ok()?,
         length: metadata.len(),
     })
 }
 
-async fn deploy(file: &Watched, registry: &Registry) {
+async fn deploy(file: &Watched, max_bytes: usize, registry: &Registry) {
     let path = file.path.display();
-    let bytes = match tokio::fs::read(&file.path).await {
+    let bytes = match read(&file.path, max_bytes).await {
         Ok(bytes) => Bytes::from(bytes),
         Err(error) => {
-            tracing::error!(%path, %error, "cannot read a rebuilt component; nothing has changed");
+            tracing::error!(%path, "not deployed, nothing has changed: it {error}");
             return;
         }
     };
@@ -141,6 +157,13 @@ async fn deploy(file: &Watched, registry: &Registry) {
         }
         Err(error) => tracing::error!(%path, "not deployed, nothing has changed: {error}"),
     }
+}
+
+/// Reads a component where waiting for a disk stops nobody else.
+async fn read(path: &Path, max_bytes: usize) -> Result<Vec<u8>, FileError> {
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || component_file::read(&path, max_bytes));
+    read.await.map_err(io::Error::other)?
 }
 
 /// Whether a revision of this operation, in any region, is this component.

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tidepool_tests::{REGIONS, Server, Setup, built};
@@ -120,6 +121,35 @@ async fn what_was_deployed_before_is_left_alone_at_the_next_start() {
     server.log().line(&[deployed, "get.wasm"]).await;
     assert_eq!(tag(server.region("eu-west-1")).await.as_deref(), Some("a"));
     assert_eq!(server.log().count(&[left]), 1);
+}
+
+#[tokio::test]
+async fn what_has_no_end_or_is_too_large_is_refused_once_and_stops_nothing() {
+    let (server, folder) = watching().await;
+    let mkfifo = Command::new("mkfifo").arg(folder.join("put.wasm")).status();
+    assert!(mkfifo.unwrap().success());
+    // It has holes only: it takes no room, and would take long to be read.
+    let sparse = folder.join("sparse");
+    let file = fs::File::create(&sparse).unwrap();
+    file.set_len(1_500_000_000).unwrap();
+    fs::rename(&sparse, folder.join("delete.wasm")).unwrap();
+    let no_file = ["ERROR", "put.wasm", "is no regular file"];
+    let too_large = ["ERROR", "delete.wasm", "handlers.max_component_bytes"];
+    server.log().line(&no_file).await;
+    server.log().line(&too_large).await;
+
+    // The folder is still looked at.
+    place(&built::fixture("tagged-a"), &folder.join("get.wasm"));
+    let deployed = ["deployed a rebuilt component", "get.wasm"];
+    server.log().line(&deployed).await;
+    for refused in [no_file, too_large] {
+        assert_eq!(server.log().count(&refused), 1, "{refused:?}");
+    }
+    for operation in ["put", "delete"] {
+        let active = server.active("us-east-1", operation).await;
+        assert_eq!(active, 1, "{operation}");
+    }
+    assert!(server.stop().await.success());
 }
 
 #[tokio::test]
