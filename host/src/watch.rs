@@ -45,6 +45,29 @@ struct Watched {
     handled: Option<Stamp>,
 }
 
+/// There is no such folder to watch, or its files are out of reach.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot watch {} ({source}); make it a folder, or name another with --watch", .folder.display())]
+pub struct NoFolder {
+    folder: PathBuf,
+    source: io::Error,
+}
+
+/// Whether a folder can be watched now. One that goes away later (`cargo clean`) is
+/// looked for until it is back.
+///
+/// # Errors
+///
+/// It cannot.
+pub fn check(folder: &Path) -> Result<(), NoFolder> {
+    // To reach something in it is all that watching needs.
+    let reached = std::fs::metadata(folder.join("."));
+    reached.map(drop).map_err(|source| NoFolder {
+        folder: folder.to_owned(),
+        source,
+    })
+}
+
 /// A folder that is watched.
 pub struct Watch {
     files: Vec<Watched>,

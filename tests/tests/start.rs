@@ -141,6 +141,23 @@ async fn a_port_in_use() {
 }
 
 #[tokio::test]
+async fn a_folder_to_watch_that_is_none() {
+    let setup = Setup::new();
+    let (missing, file) = (setup.folder().join("missing"), setup.folder().join("file"));
+    std::fs::write(&file, "mine").expect("a file");
+    // It is said before anything is bound.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    for folder in [missing, file] {
+        let folder = folder.to_str().expect("a name");
+        let watching = setup.clone().admin_at(&address);
+        let watching = watching.arguments(&["--watch", folder]);
+        refuses(&watching, 1, &["cannot watch", folder, "--watch"]).await;
+    }
+    assert!(!setup.data().exists(), "a folder was made for nothing");
+}
+
+#[tokio::test]
 async fn a_database_that_is_none() {
     for (bytes, what) in [
         (b"not a database, but somebody's notes".repeat(10), "text"),

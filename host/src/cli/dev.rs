@@ -28,8 +28,9 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
 /// Where it listens, and what to try: each line a command to paste.
 fn banner(app: &App, settings: &Settings) -> String {
     let mut text = format!(
-        "tidepool dev: data in {}\n{}",
+        "tidepool dev: data in {}\n{}{}",
         settings.data.display(),
+        running::watching(settings),
         running::addresses(app)
     );
     let (command, admin) = (running::program(), running::admin_flag(app));

@@ -54,8 +54,9 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     let settings = args.region.settings()?;
     running::run(App::serve(&settings), |app| {
         format!(
-            "tidepool serve: region {}\n{}Ctrl-C finishes what was begun and stops.",
+            "tidepool serve: region {}\n{}{}Ctrl-C finishes what was begun and stops.",
             settings.region,
+            running::watching(&settings),
             running::addresses(app)
         )
     })

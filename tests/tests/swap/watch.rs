@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use tidepool_tests::command::{self, Running};
 use tidepool_tests::{REGIONS, Server, Setup, built};
 
 use crate::tag;
@@ -150,6 +151,36 @@ async fn what_has_no_end_or_is_too_large_is_refused_once_and_stops_nothing() {
         assert_eq!(active, 1, "{operation}");
     }
     assert!(server.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_folder_that_goes_away_is_looked_for_until_it_is_back() {
+    let (server, folder) = watching().await;
+    let get = folder.join("get.wasm");
+    for (round, build) in ["a", "b"].into_iter().enumerate() {
+        place(&built::fixture(&format!("tagged-{build}")), &get);
+        let deployed = ["deployed a rebuilt component"];
+        server.log().lines(round + 1, &deployed).await;
+        let tag = tag(server.region("eu-west-1")).await;
+        assert_eq!(tag.as_deref(), Some(build));
+        // As `cargo clean` does, and the next build.
+        fs::remove_dir_all(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_banner_says_which_folder_is_watched() {
+    let setup = Setup::new();
+    let folder = setup.folder().display().to_string();
+    let mut dev = command::command(&built::binary());
+    dev.args(["dev", "--admin-listen", "127.0.0.1:0"]);
+    dev.args(["--region", "r=127.0.0.1:0", "--watch", &folder, "--data"]);
+    let dev = Running::start(dev.arg(setup.data()));
+    dev.out().line(&["watching ", &folder]).await;
+    dev.out().line(&["Ctrl-C"]).await;
+    dev.interrupt().await;
+    assert_eq!(dev.ended().await.code, Some(0));
 }
 
 #[tokio::test]
