@@ -264,7 +264,7 @@ async fn an_unknown_setting_names_the_nearest() {
     let nearest = "did you mean `limits.cpu`?";
     refuses(
         &setup.clone().set("limits.cpuu=1s"),
-        1,
+        2,
         &["`limits.cpuu`", nearest],
     )
     .await;
@@ -291,7 +291,7 @@ async fn a_setting_that_cannot_be_read_or_cannot_work() {
     refuses(&variable, 1, &["TIDEPOOL_LIMITS_CPU", "limits.cpu", "soon"]).await;
     refuses(
         &setup.clone().set("log.max_queue=many"),
-        1,
+        2,
         &["log.max_queue", "`many`"],
     )
     .await;

@@ -49,6 +49,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
+    // First what is wrong in the command line itself.
+    let config = args.config.header()?;
     let component = read(&args.file)?;
     let digest = format!("sha-256=:{}:", BASE64.encode(Sha256::digest(&component)));
     let digest =
@@ -59,7 +61,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         (HeaderName::from_static("content-digest"), digest),
         actor(),
     ];
-    headers.extend(args.config.header()?);
+    headers.extend(config);
     headers.extend(signature::header(args.signature.as_deref(), &args.file)?);
     let call = Call {
         method: Method::POST,

@@ -202,6 +202,31 @@ async fn what_has_no_end_or_is_too_large_is_not_read() {
 }
 
 #[tokio::test]
+async fn a_wrong_command_line_is_exit_code_2() {
+    let tagged = fixture("tagged-a");
+    // Nobody is asked.
+    let deploy = ["deploy", "get", &tagged, "--admin", "http://127.0.0.1:1"];
+    let check = ["check", &tagged, "--operation", "get"];
+    for (wrong, says) in [
+        (&["--config", "foo"][..], "NAME=VALUE"),
+        (&["--config", "a=b", "--unset", "a"], "named twice"),
+        (&["--secret", "s=foo"], "foo"),
+        (&["--secret", "a=env:HOME"], "env:HOME"),
+    ] {
+        for command in [&deploy[..], &check[..]] {
+            let ran = command::run([command, wrong].concat()).await;
+            let line = ran.refused(2);
+            assert!(line.contains(says), "{line}");
+        }
+    }
+    for set in ["foo=1", "limits.cpu=soon"] {
+        let ran = command::run([&check[..], &["--set", set]].concat()).await;
+        let line = ran.refused(2);
+        assert!(line.contains("command line: "), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_exit_code_3() {
     let ran = command::run(["handlers", "--admin", "http://127.0.0.1:1"]).await;
     let line = ran.refused(3);
