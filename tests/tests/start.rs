@@ -141,6 +141,33 @@ async fn a_port_in_use() {
 }
 
 #[tokio::test]
+async fn what_is_made_is_for_nobody_else_and_what_is_there_stays_as_it_is() {
+    let mode = |path: &Path| {
+        let about = std::fs::metadata(path).expect("what was made");
+        about.permissions().mode() & 0o777
+    };
+    let made = Setup::new();
+    let existing = Setup::new();
+    std::fs::create_dir(existing.data()).expect("a folder");
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(existing.data(), open).expect("an open folder");
+    for (setup, folder) in [(made, 0o700), (existing, 0o755)] {
+        let server = setup.start().await;
+        server.region("us-east-1").write("key", "value").await;
+        assert_eq!(mode(setup.data()), folder);
+        for name in ["tidepool.db", "tidepool.db-wal", "tidepool.db-shm"] {
+            assert_eq!(mode(&setup.data().join(name)), 0o600, "{name}");
+        }
+        let open = std::fs::Permissions::from_mode(0o640);
+        let database = setup.data().join("tidepool.db");
+        assert!(server.stop().await.success());
+        std::fs::set_permissions(&database, open).expect("an opened database");
+        let _server = setup.start().await;
+        assert_eq!(mode(&database), 0o640, "it was changed");
+    }
+}
+
+#[tokio::test]
 async fn a_folder_to_watch_that_is_none() {
     let setup = Setup::new();
     let (missing, file) = (setup.folder().join("missing"), setup.folder().join("file"));
