@@ -3,7 +3,8 @@
 
 use http::Method;
 
-use super::client::{ANSWER_TIMEOUT, Call, ClientArgs, ask};
+use super::changed::ask;
+use super::client::{ANSWER_TIMEOUT, Call, ClientArgs};
 use super::deploy::{actor, problems, query, row};
 use super::{CliError, operation, output};
 use crate::http::documents::RolledBack;

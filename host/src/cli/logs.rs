@@ -64,7 +64,7 @@ async fn print(args: &Args, call: Call) -> Result<(), CliError> {
             Err(CliError::Failed(why))
         });
     }
-    let mut lines = Lines::of(client, response);
+    let mut lines = Lines::of(client, response, "is the host still there? then try again");
     while let Some(line) = lines.next().await? {
         let entry: LogEntry = read(client, &line)?;
         let text = match client.json {

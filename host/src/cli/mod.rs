@@ -8,6 +8,7 @@
 mod abort;
 mod audit;
 mod change;
+mod changed;
 mod check;
 mod client;
 mod compile;

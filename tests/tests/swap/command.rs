@@ -202,6 +202,35 @@ async fn what_has_no_end_or_is_too_large_is_not_read() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_json_where_json_is_wanted() {
+    let server = Server::start().await;
+    let tagged = fixture("tagged-a");
+    for (refused, says) in [
+        (&["rollback", "get", "--to", "9"][..], "conflict"),
+        (&["promote", "get"], "conflict"),
+        (&["abort", "get"], "conflict"),
+        (
+            &["deploy", "get", &tagged, "--region", "nowhere"],
+            "no-such-path",
+        ),
+        // This one is refused on the way.
+        (&["deploy", "put", &tagged], "unprocessable"),
+    ] {
+        let ran = server.cli(&[refused, &["--json"]].concat()).await;
+        let line = ran.refused(1);
+        let last = ran.stdout.lines().last().unwrap_or_default();
+        let document: Value = serde_json::from_str(last).unwrap();
+        let problem = &document["problem"];
+        assert_eq!(problem["type"], format!("/problems/{says}"), "{ran:#?}");
+        // What people read says the same.
+        let title = problem["title"].as_str().unwrap();
+        assert!(line.starts_with(title), "{line}");
+        let people = server.cli(refused).await;
+        assert_eq!(people.refused(1), line);
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_command_line_is_exit_code_2() {
     let tagged = fixture("tagged-a");
     // Nobody is asked.
