@@ -56,7 +56,7 @@ use crate::quarantine::sqlite::SqliteQuarantine;
 use crate::quarantine::{Keeper, Quarantine};
 use crate::sql::{ServerKind, SqlConfig, UrlError};
 use crate::trust::signature::{KeysError, TrustedKeys};
-use crate::watch as folder;
+use crate::watch::{self as folder, NoFolder, Watch};
 use crate::wit_host::context::Backends;
 
 /// Why a host does not start.
@@ -77,6 +77,9 @@ pub enum AppError {
     /// The keys that sign components.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The folder to watch.
+    #[error(transparent)]
+    Watch(#[from] NoFolder),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -150,7 +153,8 @@ impl App {
     pub async fn dev(settings: &Settings) -> Result<App, AppError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-        // The addresses first: a port in use is the commonest mistake, and
+        watched(settings)?;
+        // Then the addresses: a port in use is the commonest mistake, and
         // costs nothing to find.
         let admin = admin_server(settings)?;
         let servers: Vec<Server> = settings
@@ -212,6 +216,7 @@ impl App {
         redis.check()?;
         admin_tls(&settings.admin)?;
         TrustedKeys::open(&settings.trust)?;
+        watched(settings)?;
         Ok((sql, redis))
     }
 
@@ -383,11 +388,9 @@ impl App {
         };
         app.answer(admin, Arc::new(service), limits, stop_rx, &background);
         if let Some(folder) = &settings.watch {
-            app.following.push(background.spawn(folder::run(
-                folder.clone(),
-                Arc::clone(&app.registry),
-                follow_rx,
-            )));
+            let watch = Watch::look(folder, settings.handlers.max_component_bytes).await;
+            let watching = watch.run(Arc::clone(&app.registry), follow_rx);
+            app.following.push(background.spawn(watching));
         }
         Ok(app)
     }
@@ -430,6 +433,11 @@ impl App {
             database.close().await;
         }
     }
+}
+
+/// Whether the folder to watch can be watched, if there is one.
+fn watched(settings: &Settings) -> Result<(), NoFolder> {
+    settings.watch.as_deref().map_or(Ok(()), folder::check)
 }
 
 /// The address of the admin plane, with its certificate if it has one.

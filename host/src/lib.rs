@@ -35,7 +35,8 @@
 //! feed, [`deployments`] and [`quarantine`] speak to PostgreSQL and CockroachDB.
 //! [`config`] is what can be set, [`app`] turns it into running regions and is
 //! the only place that names backends. [`model`] and [`clock`] are the words,
-//! time and chance that all share, [`hex`] a way to write bytes. Imports point one way: `http` and `hydrate`
+//! time and chance that all share, [`hex`] a way to write bytes, [`component_file`] one
+//! to read a component's. Imports point one way: `http` and `hydrate`
 //! to `handlers`, to `wit_host` and `deployments`, to `cache` and `log`.
 
 pub mod app;
@@ -43,6 +44,7 @@ pub mod background;
 pub mod cache;
 pub mod cli;
 pub mod clock;
+pub mod component_file;
 pub mod config;
 pub mod defaults;
 pub mod deployments;

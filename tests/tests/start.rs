@@ -141,6 +141,50 @@ async fn a_port_in_use() {
 }
 
 #[tokio::test]
+async fn what_is_made_is_for_nobody_else_and_what_is_there_stays_as_it_is() {
+    let mode = |path: &Path| {
+        let about = std::fs::metadata(path).expect("what was made");
+        about.permissions().mode() & 0o777
+    };
+    let made = Setup::new();
+    let existing = Setup::new();
+    std::fs::create_dir(existing.data()).expect("a folder");
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(existing.data(), open).expect("an open folder");
+    for (setup, folder) in [(made, 0o700), (existing, 0o755)] {
+        let server = setup.start().await;
+        server.region("us-east-1").write("key", "value").await;
+        assert_eq!(mode(setup.data()), folder);
+        for name in ["tidepool.db", "tidepool.db-wal", "tidepool.db-shm"] {
+            assert_eq!(mode(&setup.data().join(name)), 0o600, "{name}");
+        }
+        let open = std::fs::Permissions::from_mode(0o640);
+        let database = setup.data().join("tidepool.db");
+        assert!(server.stop().await.success());
+        std::fs::set_permissions(&database, open).expect("an opened database");
+        let _server = setup.start().await;
+        assert_eq!(mode(&database), 0o640, "it was changed");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_to_watch_that_is_none() {
+    let setup = Setup::new();
+    let (missing, file) = (setup.folder().join("missing"), setup.folder().join("file"));
+    std::fs::write(&file, "mine").expect("a file");
+    // It is said before anything is bound.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    for folder in [missing, file] {
+        let folder = folder.to_str().expect("a name");
+        let watching = setup.clone().admin_at(&address);
+        let watching = watching.arguments(&["--watch", folder]);
+        refuses(&watching, 1, &["cannot watch", folder, "--watch"]).await;
+    }
+    assert!(!setup.data().exists(), "a folder was made for nothing");
+}
+
+#[tokio::test]
 async fn a_database_that_is_none() {
     for (bytes, what) in [
         (b"not a database, but somebody's notes".repeat(10), "text"),
@@ -247,7 +291,7 @@ async fn an_unknown_setting_names_the_nearest() {
     let nearest = "did you mean `limits.cpu`?";
     refuses(
         &setup.clone().set("limits.cpuu=1s"),
-        1,
+        2,
         &["`limits.cpuu`", nearest],
     )
     .await;
@@ -274,7 +318,7 @@ async fn a_setting_that_cannot_be_read_or_cannot_work() {
     refuses(&variable, 1, &["TIDEPOOL_LIMITS_CPU", "limits.cpu", "soon"]).await;
     refuses(
         &setup.clone().set("log.max_queue=many"),
-        1,
+        2,
         &["log.max_queue", "`many`"],
     )
     .await;

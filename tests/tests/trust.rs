@@ -205,6 +205,11 @@ async fn only_what_a_trusted_key_has_signed_is_deployed_where_that_is_required()
         unsigned.refused(1).contains("ssh-keygen -Y sign"),
         "{unsigned:?}"
     );
+    // Refused before there is a line of it, and told as its last line would be.
+    let ran = server.cli(&[&deploy[..], &["--json"]].concat()).await;
+    ran.refused(1);
+    let told: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(told["problem"]["type"], "/problems/forbidden", "{told}");
     let call = server
         .admin()
         .post("/v1/handlers/get")

@@ -109,6 +109,39 @@ async fn the_embedded_log_and_the_caches_of_all_regions_are_tables() {
 }
 
 #[tokio::test]
+async fn sql_on_the_embedded_log_writes_no_file_and_comes_to_an_end() {
+    let server = Server::start().await;
+    server.region("us-east-1").write("hello", "world").await;
+    let copy = server.setup().folder().join("copy.db");
+    let name = copy.to_str().unwrap();
+    for writes in [
+        format!("VACUUM INTO '{name}'"),
+        format!("ATTACH '{name}' AS copy; CREATE TABLE copy.mine (a)"),
+        "CREATE TEMP TABLE mine (a)".to_owned(),
+    ] {
+        let ran = script("viewDB", &[&writes], &server).await;
+        let line = ran.refused(1);
+        assert!(line.contains("only SQL that reads"), "{line}");
+        assert!(!copy.exists(), "{writes}");
+    }
+    // What reads is not taken for what writes.
+    let reads = "SELECT count(*) AS n FROM json_each('[1,2]')";
+    let ran = script("viewDB", &[reads], &server).await;
+    assert_eq!(lines(ran.success())[1..], ["n", "2", "(1 row)"]);
+
+    let endless =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+    let data = server.setup().data().to_str().unwrap().to_owned();
+    let bound = "database.request_timeout=50ms";
+    let ran = command::run(["view", "db", endless, "--data", &data, "--set", bound]).await;
+    let line = ran.refused(1);
+    assert!(
+        line.contains("50ms") && line.contains("database.request_timeout"),
+        "{line}"
+    );
+}
+
+#[tokio::test]
 async fn servers_are_looked_at_by_their_urls() {
     let cluster = Cluster::start().await;
     let version = cluster.region("us-east-1").write("hello", "world").await;

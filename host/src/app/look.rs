@@ -20,14 +20,16 @@ pub struct LookError(String);
 ///
 /// # Errors
 ///
-/// It cannot be reached or opened, or refuses a statement.
+/// It cannot be reached or opened, refuses a statement, or takes longer than
+/// `database.request_timeout`.
 pub async fn log(settings: &Settings, statements: &str) -> Result<(String, Vec<Table>), LookError> {
     if settings.database.url.is_some() {
         let config = SqlConfig::new(&settings.database).map_err(failed)?;
         let tables = sql::look(&config, statements).await.map_err(failed)?;
         return Ok((config.target().to_owned(), tables));
     }
-    let tables = sqlite::look(&settings.data, statements).map_err(failed)?;
+    let bound = settings.database.request_timeout;
+    let tables = sqlite::look(&settings.data, statements, bound).map_err(failed)?;
     let name = format!("the log in {}", settings.data.display());
     Ok((name, tables))
 }

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::configure::ConfigArgs;
-use super::settings::{SettingArgs, assignment};
+use super::settings::{SettingArgs, assignment, load};
 use super::{CliError, deploy, operation, output, running};
 use crate::app::texts;
-use crate::config::{Settings, load};
+use crate::config::Settings;
 use crate::deployments::Digest;
 use crate::handlers::compile::Compiler;
 use crate::handlers::engine::ServingEngine;
@@ -71,10 +71,10 @@ struct Report {
 }
 
 pub(super) fn run(args: Args) -> Result<(), CliError> {
-    let component = Bytes::from(deploy::read(&args.file)?);
     let config = args.config.first()?;
     let sources = SettingArgs::of(args.settings, args.set).sources([], false)?;
-    let settings = load(&sources).map_err(running::failed)?;
+    let settings = load(&sources)?;
+    let component = Bytes::from(deploy::read(&args.file)?);
     let secrets = Secrets::new(texts(), settings.handlers.secrets_dir.clone());
     let config = secrets.resolve(&config).map_err(running::failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

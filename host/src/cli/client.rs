@@ -12,10 +12,15 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use super::connect::connect;
 use super::{CliError, output};
+
+/// What to do when the answer to a change breaks off.
+pub(super) const LOOK_FIRST: &str =
+    "see `tidepool handlers` for what was done before you try again";
 
 /// How long it may take to answer a question.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -142,9 +147,13 @@ pub(super) fn read<T: DeserializeOwned>(args: &ClientArgs, answer: &[u8]) -> Res
 
 /// Sends one request and reads its answer.
 async fn send(args: &ClientArgs, call: Call) -> Result<Bytes, CliError> {
+    let advice = match call.method {
+        Method::GET => "try again",
+        _ => LOOK_FIRST,
+    };
     within(args, call.timeout, async {
         let response = open(args, call).await?;
-        whole(args, response).await
+        whole(args, response, advice).await
     })
     .await
 }
@@ -179,31 +188,42 @@ pub(super) async fn open(args: &ClientArgs, call: Call) -> Result<Response<Incom
     sender.send_request(request).await.map_err(broke)
 }
 
-/// Reads an answer to its end.
+/// Reads an answer to its end; `advice` is what to do when it has none. With `--json` a
+/// refusal is printed as the last line of a deployment has it: `{"problem": ...}`.
 pub(super) async fn whole(
     args: &ClientArgs,
     response: Response<Incoming>,
+    advice: &str,
 ) -> Result<Bytes, CliError> {
     let status = response.status();
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
         .collect()
         .await;
-    let body = body.map_err(|error| broke_off(args, &*error))?;
+    let body = body.map_err(|error| broke_off(args, &*error, advice))?;
     let body = body.to_bytes();
-    match status.is_success() {
-        true => Ok(body),
-        false => {
-            let problem = serde_json::from_slice(&body).unwrap_or_default();
-            Err(refused(&problem)
-                .unwrap_or_else(|| CliError::Failed(format!("the admin plane answered {status}"))))
-        }
+    if status.is_success() {
+        return Ok(body);
     }
+    let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let Some(error) = refused(&problem) else {
+        // It is not the host that says so, but something between.
+        let why = format!("the admin plane answered {status}");
+        return Err(CliError::Failed(why));
+    };
+    if args.json {
+        output::print(&json!({ "problem": problem }).to_string())?;
+    }
+    Err(error)
 }
 
-/// An answer that has begun, and did not come to its end.
-pub(super) fn broke_off(args: &ClientArgs, error: &dyn std::error::Error) -> CliError {
+/// An answer that has begun, and did not come to its end; and what to do now.
+pub(super) fn broke_off(
+    args: &ClientArgs,
+    error: &dyn std::error::Error,
+    advice: &str,
+) -> CliError {
     CliError::Unreachable(format!(
-        "the answer of {} broke off: {}; try again",
+        "the answer of {} broke off: {}; {advice}",
         args.admin,
         innermost(error)
     ))
@@ -283,7 +303,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 /// A refusal: the title and detail of a problem document, if it is one.
-pub(super) fn refused(problem: &serde_json::Value) -> Option<CliError> {
+pub(super) fn refused(problem: &Value) -> Option<CliError> {
     let member = |name: &str| problem[name].as_str().map(output::one_line);
     let title = member("title")?;
     Some(CliError::Failed(match member("detail") {

@@ -27,7 +27,7 @@ pub(super) struct ConfigArgs {
 impl ConfigArgs {
     /// As a header, if anything changes.
     pub(super) fn header(&self) -> Result<Option<(HeaderName, HeaderValue)>, CliError> {
-        let change = self.change().map_err(CliError::Failed)?;
+        let change = self.change().map_err(CliError::Usage)?;
         if change.is_empty() {
             return Ok(None);
         }
@@ -40,7 +40,7 @@ impl ConfigArgs {
 
     /// The configuration of a first revision.
     pub(super) fn first(&self) -> Result<Config, CliError> {
-        let change = self.change().map_err(CliError::Failed)?;
+        let change = self.change().map_err(CliError::Usage)?;
         let config = Config::default().with(&change);
         let checked = config.check();
         checked.map_err(|error| CliError::Failed(error.to_string()))?;
@@ -105,7 +105,8 @@ mod tests {
             args(&[], &["key"], &[]),
             args(&[], &["key=env:HOME"], &[]),
         ] {
-            assert!(wrong.header().is_err(), "{wrong:?}");
+            assert_eq!(wrong.header().unwrap_err().exit_code(), 2, "{wrong:?}");
+            assert_eq!(wrong.first().unwrap_err().exit_code(), 2, "{wrong:?}");
         }
     }
 }

@@ -13,6 +13,7 @@ use super::change::Regions;
 use super::client::{Call, ClientArgs, DEPLOY_TIMEOUT};
 use super::configure::ConfigArgs;
 use super::{CliError, deploy_lines, handlers, operation, output, signature};
+use crate::component_file;
 use crate::config::MAX_COMPONENT_BYTES_CEILING;
 use crate::deployments::{Outline, Share};
 use crate::http::documents::{Deployed, DeployedSlot};
@@ -48,6 +49,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
+    // First what is wrong in the command line itself.
+    let config = args.config.header()?;
     let component = read(&args.file)?;
     let digest = format!("sha-256=:{}:", BASE64.encode(Sha256::digest(&component)));
     let digest =
@@ -58,7 +61,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         (HeaderName::from_static("content-digest"), digest),
         actor(),
     ];
-    headers.extend(args.config.header()?);
+    headers.extend(config);
     headers.extend(signature::header(args.signature.as_deref(), &args.file)?);
     let call = Call {
         method: Method::POST,
@@ -80,24 +83,10 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     deploy_lines::deploy(&args.client, call, show, judge)
 }
 
-/// Reads a component, unless it is larger than any may be.
+/// Reads a component, unless it is larger than any host takes.
 pub(super) fn read(file: &Path) -> Result<Vec<u8>, CliError> {
-    let failed = |error| {
-        CliError::Failed(format!(
-            "cannot read {}: {error}; name a component (.wasm)",
-            file.display()
-        ))
-    };
-    let size = std::fs::metadata(file).map_err(failed)?.len();
-    if size > MAX_COMPONENT_BYTES_CEILING as u64 {
-        let most = output::size(MAX_COMPONENT_BYTES_CEILING as u64);
-        return Err(CliError::Failed(format!(
-            "{} has {}; no component may have more than {most}",
-            file.display(),
-            output::size(size)
-        )));
-    }
-    std::fs::read(file).map_err(failed)
+    let read = component_file::read(file, MAX_COMPONENT_BYTES_CEILING);
+    read.map_err(|error| CliError::Failed(format!("{} {error}", file.display())))
 }
 
 fn show(deployed: &Deployed) -> String {

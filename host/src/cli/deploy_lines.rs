@@ -7,7 +7,7 @@ use http::HeaderValue;
 use http::header::ACCEPT;
 use serde_json::json;
 
-use super::client::{Call, ClientArgs, open, read, refused, runtime, whole, within};
+use super::client::{Call, ClientArgs, LOOK_FIRST, open, read, refused, runtime, whole, within};
 use super::lines::Lines;
 use super::{CliError, output};
 use crate::http::documents::{DeployLine, DeployStep, Deployed};
@@ -37,7 +37,7 @@ async fn told(args: &ClientArgs, call: Call) -> Result<Deployed, CliError> {
     // The head comes when the host has the last byte.
     let upload = start.elapsed();
     if !Lines::are_in(&response) {
-        let answer = whole(args, response).await?;
+        let answer = whole(args, response, LOOK_FIRST).await?;
         let deployed: Deployed = read(args, &answer)?;
         if args.json {
             output::print(&json!({"done": read::<serde_json::Value>(args, &answer)?}).to_string())?;
@@ -49,7 +49,7 @@ async fn told(args: &ClientArgs, call: Call) -> Result<Deployed, CliError> {
         true => output::print(&json!(step).to_string())?,
         false => output::print(&show_step(&step))?,
     }
-    let mut lines = Lines::of(args, response);
+    let mut lines = Lines::of(args, response, LOOK_FIRST);
     while let Some(line) = lines.next().await? {
         if args.json {
             output::print(String::from_utf8_lossy(&line).trim_end())?;
@@ -95,6 +95,8 @@ fn show_step(step: &DeployStep) -> String {
 mod tests {
     use super::super::client::tests::{args, call, serve};
     use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use crate::http::documents::Timings;
     use crate::http::respond;
     use crate::http::stream;
@@ -138,6 +140,30 @@ mod tests {
             assert_eq!(ended.exit_code(), 3, "{ended}");
         }
         assert_eq!(told_by("<html>\n").await.unwrap_err().exit_code(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_may_have_been_a_deployment() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let args = args(listener.local_addr().unwrap());
+        let host = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            // One byte of the request, so that closing comes after its answer.
+            socket.read_u8().await.unwrap();
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ncontent-length: 99\r\n\r\n{";
+            socket.write_all(head.as_bytes()).await.unwrap();
+            socket.shutdown().await.unwrap();
+            // Until the client is gone: an end with bytes unread would reset it all.
+            let _ = tokio::io::copy(&mut socket, &mut tokio::io::sink()).await;
+        };
+        let (_, broken) = tokio::join!(host, told(&args, call(Vec::new())));
+        let error = broken.unwrap_err();
+        assert_eq!(error.exit_code(), 3, "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("broke off") && text.contains("tidepool handlers"),
+            "{text}"
+        );
     }
 
     #[test]

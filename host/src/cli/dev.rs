@@ -1,9 +1,9 @@
 //! `tidepool dev`: all regions in one process, over an embedded log.
 
-use super::settings::ConfigArgs;
+use super::settings::{ConfigArgs, load};
 use super::{CliError, running};
 use crate::app::App;
-use crate::config::{Settings, Sources, load};
+use crate::config::{Settings, Sources};
 
 /// Run all regions in this process, with everything embedded.
 #[derive(clap::Args, Debug)]
@@ -21,15 +21,16 @@ pub(super) struct Args {
 
 /// Runs until it is told to stop.
 pub(super) fn run(args: Args) -> Result<(), CliError> {
-    let settings = load(&sources(args)?).map_err(running::failed)?;
+    let settings = load(&sources(args)?)?;
     running::run(App::dev(&settings), |app| banner(app, &settings))
 }
 
 /// Where it listens, and what to try: each line a command to paste.
 fn banner(app: &App, settings: &Settings) -> String {
     let mut text = format!(
-        "tidepool dev: data in {}\n{}",
+        "tidepool dev: data in {}\n{}{}",
         settings.data.display(),
+        running::watching(settings),
         running::addresses(app)
     );
     let (command, admin) = (running::program(), running::admin_flag(app));

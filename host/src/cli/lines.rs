@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::CliError;
+
 use super::client::{ClientArgs, MAX_ANSWER_BYTES, broke_off};
 use crate::http::stream::NDJSON;
 
@@ -20,6 +21,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// See the head of this file.
 pub(super) struct Lines<'a> {
     args: &'a ClientArgs,
+    advice: &'static str,
     body: Incoming,
     read: BytesMut,
     /// How much of it is known to have no end of a line.
@@ -33,10 +35,15 @@ impl Lines<'_> {
         response.status().is_success() && content_type.is_some_and(|it| it == NDJSON)
     }
 
-    /// The lines of such an answer.
-    pub(super) fn of(args: &ClientArgs, response: Response<Incoming>) -> Lines<'_> {
+    /// The lines of such an answer; what to do when it breaks off.
+    pub(super) fn of<'a>(
+        args: &'a ClientArgs,
+        response: Response<Incoming>,
+        advice: &'static str,
+    ) -> Lines<'a> {
         Lines {
             args,
+            advice,
             body: response.into_body(),
             read: BytesMut::new(),
             searched: 0,
@@ -58,13 +65,13 @@ impl Lines<'_> {
             }
             let Ok(frame) = tokio::time::timeout(SILENCE, self.body.frame()).await else {
                 let silence = humantime::format_duration(SILENCE);
-                let why = format!("{admin} has been silent for {silence}; is it still there?");
+                let why = format!("{admin} has been silent for {silence}; {}", self.advice);
                 return Err(CliError::Unreachable(why));
             };
             let Some(frame) = frame else {
                 return Ok(None);
             };
-            let frame = frame.map_err(|error| broke_off(self.args, &error))?;
+            let frame = frame.map_err(|error| broke_off(self.args, &error, self.advice))?;
             if let Ok(data) = frame.into_data() {
                 self.read.extend_from_slice(&data);
             }

@@ -58,13 +58,13 @@ async fn print(args: &Args, call: Call) -> Result<(), CliError> {
     let response = within(client, call.timeout, open(client, call)).await?;
     if !Lines::are_in(&response) {
         // What is no refusal is no admin plane.
-        let answer = within(client, ANSWER_TIMEOUT, whole(client, response)).await?;
+        let answer = within(client, ANSWER_TIMEOUT, whole(client, response, "try again")).await?;
         return read(client, &answer).and_then(|_: LogEntry| {
             let why = format!("{} does not answer with lines", client.admin);
             Err(CliError::Failed(why))
         });
     }
-    let mut lines = Lines::of(client, response);
+    let mut lines = Lines::of(client, response, "is the host still there? then try again");
     while let Some(line) = lines.next().await? {
         let entry: LogEntry = read(client, &line)?;
         let text = match client.json {

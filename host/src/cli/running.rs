@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{CliError, output};
 use crate::app::{App, AppError};
+use crate::config::Settings;
 
 /// What is logged unless `RUST_LOG` says otherwise.
 const LOG_FILTER: &str = "info";
@@ -93,6 +94,14 @@ pub(super) fn addresses(app: &App) -> String {
     }
     text.push_str(&format!("  {:width$}  {}\n", "admin", admin_url(app)));
     text
+}
+
+/// A line about the folder that is watched, if one is.
+pub(super) fn watching(settings: &Settings) -> String {
+    let folder = settings.watch.as_deref();
+    folder.map_or_else(String::new, |folder| {
+        format!("watching {}\n", folder.display())
+    })
 }
 
 fn admin_url(app: &App) -> String {

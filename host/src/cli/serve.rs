@@ -1,9 +1,9 @@
 //! `tidepool serve`: one region, over CockroachDB or PostgreSQL and Redis.
 
-use super::settings::ConfigArgs;
+use super::settings::{ConfigArgs, load};
 use super::{CliError, running};
 use crate::app::App;
-use crate::config::{Settings, Sources, load};
+use crate::config::{Settings, Sources};
 
 /// Run one region over a database and a Redis.
 #[derive(clap::Args, Debug)]
@@ -40,7 +40,7 @@ impl RegionArgs {
 
     /// The settings, whether or not they name the servers.
     pub(super) fn unchecked(self) -> Result<Settings, CliError> {
-        load(&self.sources()?).map_err(running::failed)
+        load(&self.sources()?)
     }
 
     fn sources(self) -> Result<Sources, CliError> {
@@ -54,8 +54,9 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     let settings = args.region.settings()?;
     running::run(App::serve(&settings), |app| {
         format!(
-            "tidepool serve: region {}\n{}Ctrl-C finishes what was begun and stops.",
+            "tidepool serve: region {}\n{}{}Ctrl-C finishes what was begun and stops.",
             settings.region,
+            running::watching(&settings),
             running::addresses(app)
         )
     })

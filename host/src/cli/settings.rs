@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::CliError;
-use crate::config::Sources;
+use crate::config::{self, ConfigError, Origin, Settings, Sources};
 
 /// Variables of the environment that have other names than `TIDEPOOL_*`,
 /// because deployments of this kind have always used them, and the settings
@@ -88,6 +88,24 @@ impl ConfigArgs {
         ];
         self.any.sources(shared.into_iter().chain(own), customary)
     }
+}
+
+/// Reads the settings. What is wrong in a flag by itself is a wrong command line;
+/// what is wrong in a file, in the environment or in how settings go together is not.
+pub(super) fn load(sources: &Sources) -> Result<Settings, CliError> {
+    config::load(sources).map_err(|error| {
+        let text = error.to_string();
+        match error {
+            ConfigError::UnknownKey { origin, .. }
+            | ConfigError::NotAValue { origin, .. }
+            | ConfigError::BadValue { origin, .. }
+                if origin == Origin::Flag =>
+            {
+                CliError::Usage(text)
+            }
+            _ => CliError::Failed(text),
+        }
+    })
 }
 
 /// The variables that may be settings.

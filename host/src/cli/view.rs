@@ -6,10 +6,10 @@ use clap::Subcommand;
 use serde::Deserialize;
 
 use super::client::{ClientArgs, document, runtime};
-use super::settings::SettingArgs;
+use super::settings::{SettingArgs, load};
 use super::{CliError, output, running};
 use crate::app::look;
-use crate::config::{Secret, Settings, load};
+use crate::config::{Secret, Settings};
 use crate::http::cached::{MOST_KEYS, USUAL_KEYS, list_of};
 use crate::http::documents::{CacheList, CachedEntry};
 use crate::log::look::{MOST_ROWS, Table};
@@ -91,7 +91,7 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
 
 fn db(args: Db) -> Result<(), CliError> {
     let sources = args.settings.sources([("data", args.data)], true)?;
-    let settings = load(&sources).map_err(running::failed)?;
+    let settings = load(&sources)?;
     each(args.urls, settings, |settings, url| {
         settings.database.url = url.or(settings.database.url.take());
         let found = runtime()?.block_on(look::log(settings, &args.statements));
@@ -103,7 +103,7 @@ fn db(args: Db) -> Result<(), CliError> {
 fn cache(args: Cache) -> Result<(), CliError> {
     let limit = usize::try_from(args.limit).unwrap_or(USUAL_KEYS);
     let sources = args.settings.sources([], true)?;
-    let settings = load(&sources).map_err(running::failed)?;
+    let settings = load(&sources)?;
     let show = |list: &CacheList| match args.client.json {
         true => output::print(&json(list)?),
         false => output::print(&headed(&list.cache, [keys(list)])),

@@ -20,9 +20,10 @@ const PREFIX: &str = "TIDEPOOL_";
 pub const SECRET_PREFIX: &str = "TIDEPOOL_SECRET_";
 
 /// Names that start like settings and are not: test switches, secrets of handlers,
-/// and what the command line reads by itself.
+/// what the command line reads by itself, and what `scripts/setup` does.
 const RESERVED_PREFIXES: [&str; 2] = ["TIDEPOOL_TEST_", SECRET_PREFIX];
-const RESERVED: [&str; 3] = [
+const RESERVED: [&str; 4] = [
+    "TIDEPOOL_WASM",
     "TIDEPOOL_CONFIG",
     "TIDEPOOL_ADMIN_URL",
     "TIDEPOOL_ADMIN_CA_FILE",

@@ -116,6 +116,7 @@ fn values_are_written_as_people_write_them() {
         ("TIDEPOOL_WATCH", "built"),
         ("TIDEPOOL_TEST_ANYTHING", "x"),
         ("TIDEPOOL_ADMIN_URL", "x"),
+        ("TIDEPOOL_WASM", "debian"),
     ])
     .unwrap();
     assert_eq!(settings.regions.len(), 2);

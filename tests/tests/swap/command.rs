@@ -1,7 +1,9 @@
 //! `tidepool deploy`, `handlers` and `rollback` against a running server.
 
+use std::path::Path;
+
 use serde_json::Value;
-use tidepool_tests::{REGIONS, Server};
+use tidepool_tests::{REGIONS, Server, command};
 
 use crate::{fixture, tag};
 
@@ -176,8 +178,86 @@ async fn a_deploy_of_what_runs_already_changes_nothing_and_says_so() {
 }
 
 #[tokio::test]
+async fn what_has_no_end_or_is_too_large_is_not_read() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let (fifo, sparse) = (folder.path().join("fifo"), folder.path().join("sparse"));
+    let mkfifo = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(mkfifo.unwrap().success());
+    let file = std::fs::File::create(&sparse).unwrap();
+    file.set_len(1_500_000_000).unwrap();
+    for (file, says) in [
+        (Path::new("/dev/zero"), "is no regular file"),
+        (&fifo, "is no regular file"),
+        (&sparse, "handlers.max_component_bytes"),
+    ] {
+        let name = file.to_str().unwrap();
+        // It is said before anybody is asked.
+        let nobody = ["deploy", "get", name, "--admin", "http://127.0.0.1:1"];
+        for arguments in [&nobody[..], &["check", name, "--operation", "get"]] {
+            let ran = command::run(arguments).await;
+            let line = ran.refused(1);
+            assert!(line.contains(name) && line.contains(says), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_json_where_json_is_wanted() {
+    let server = Server::start().await;
+    let tagged = fixture("tagged-a");
+    for (refused, says) in [
+        (&["rollback", "get", "--to", "9"][..], "conflict"),
+        (&["promote", "get"], "conflict"),
+        (&["abort", "get"], "conflict"),
+        (
+            &["deploy", "get", &tagged, "--region", "nowhere"],
+            "no-such-path",
+        ),
+        // This one is refused on the way.
+        (&["deploy", "put", &tagged], "unprocessable"),
+    ] {
+        let ran = server.cli(&[refused, &["--json"]].concat()).await;
+        let line = ran.refused(1);
+        let last = ran.stdout.lines().last().unwrap_or_default();
+        let document: Value = serde_json::from_str(last).unwrap();
+        let problem = &document["problem"];
+        assert_eq!(problem["type"], format!("/problems/{says}"), "{ran:#?}");
+        // What people read says the same.
+        let title = problem["title"].as_str().unwrap();
+        assert!(line.starts_with(title), "{line}");
+        let people = server.cli(refused).await;
+        assert_eq!(people.refused(1), line);
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_is_exit_code_2() {
+    let tagged = fixture("tagged-a");
+    // Nobody is asked.
+    let deploy = ["deploy", "get", &tagged, "--admin", "http://127.0.0.1:1"];
+    let check = ["check", &tagged, "--operation", "get"];
+    for (wrong, says) in [
+        (&["--config", "foo"][..], "NAME=VALUE"),
+        (&["--config", "a=b", "--unset", "a"], "named twice"),
+        (&["--secret", "s=foo"], "foo"),
+        (&["--secret", "a=env:HOME"], "env:HOME"),
+    ] {
+        for command in [&deploy[..], &check[..]] {
+            let ran = command::run([command, wrong].concat()).await;
+            let line = ran.refused(2);
+            assert!(line.contains(says), "{line}");
+        }
+    }
+    for set in ["foo=1", "limits.cpu=soon"] {
+        let ran = command::run([&check[..], &["--set", set]].concat()).await;
+        let line = ran.refused(2);
+        assert!(line.contains("command line: "), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_exit_code_3() {
-    let ran = tidepool_tests::command::run(["handlers", "--admin", "http://127.0.0.1:1"]).await;
+    let ran = command::run(["handlers", "--admin", "http://127.0.0.1:1"]).await;
     let line = ran.refused(3);
     assert!(line.contains("127.0.0.1:1"), "{line}");
 }

@@ -1,8 +1,9 @@
 //! From a data folder to open connections, or a reason why not that says what to
 //! do. A folder that is refused is left as it was; only its lock file may be new.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -26,6 +27,11 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Prepared statements that a connection keeps.
 const STATEMENT_CACHE: usize = 32;
+
+/// The permissions of a folder, and of a database, that are made here. What SQLite puts
+/// beside a database (`-wal`, `-shm`) gets the permissions of the database.
+const FOLDER_MODE: u32 = 0o700;
+const DATABASE_MODE: u32 = 0o600;
 
 /// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -103,10 +109,16 @@ pub(super) struct Opened {
 
 /// Opens a folder.
 pub(super) fn open(folder: &Path, settings: &SqliteSettings) -> Result<Opened, OpenError> {
-    fs::create_dir_all(folder).map_err(|source| OpenError::io(folder, source))?;
+    let failed = |source| OpenError::io(folder, source);
+    // All values and the hashes of tokens will be in it: for nobody else. What is there
+    // already has the permissions that somebody gave it.
+    let mut folders = DirBuilder::new();
+    folders.recursive(true).mode(FOLDER_MODE);
+    folders.create(folder).map_err(failed)?;
     let lock = lock(folder)?;
     let file = folder.join(DATABASE_FILE);
     check_header(folder, &file)?;
+    create(&file).map_err(failed)?;
     open_database(&file, settings, lock).map_err(|refusal| match refusal {
         Refusal::Typed(error) => error,
         Refusal::Sqlite(error) => match error.sqlite_error_code() {
@@ -126,6 +138,16 @@ pub(super) fn open(folder: &Path, settings: &SqliteSettings) -> Result<Opened, O
             },
         },
     })
+}
+
+/// Makes an empty database, where there is none yet.
+fn create(file: &Path) -> io::Result<()> {
+    let mut new = OpenOptions::new();
+    let made = new.write(true).create_new(true).mode(DATABASE_MODE);
+    match made.open(file) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn lock(folder: &Path) -> Result<File, OpenError> {
