@@ -14,8 +14,11 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
+use self::lenient::Lenient;
 use super::connect::connect;
 use super::{CliError, output};
+
+mod lenient;
 
 /// How long it may take to answer a question.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -171,7 +174,7 @@ pub(super) async fn open(args: &ClientArgs, call: Call) -> Result<Response<Incom
     let request = request(args, &uri, call)?;
     let socket = connect(&args.admin, &uri, args.ca_file.as_deref()).await?;
     let broke = |error| broken(args, &error);
-    let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
+    let (mut sender, connection) = http1::handshake(TokioIo::new(Lenient::new(socket)))
         .await
         .map_err(broke)?;
     // It ends with the connection, and the runtime with this request.

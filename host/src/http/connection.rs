@@ -1,13 +1,13 @@
 //! One client's connection: it drives hyper, and cuts a client off that stalls
 //! or stays away. What it must not do: cost a request a timer. Requests and
 //! bytes leave marks in a few atomics, and one timer per connection looks at
-//! the marks now and then.
+//! the marks now and then. The end, where it lingers, is in `linger`.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -16,6 +16,7 @@ use hyper_util::server::graceful::GracefulConnection;
 use tokio::time::Instant;
 
 use super::drain::{Member, Wanted};
+use super::linger::Linger;
 use super::socket::Socket;
 
 /// How long a client may stall.
@@ -48,6 +49,8 @@ pub(super) struct Pulse {
     partial: AtomicBool,
     /// It speaks HTTP/2, where bytes between requests are not a head.
     multiplexed: AtomicBool,
+    /// The last answer is sent; only the client's end is waited for.
+    lingering: AtomicBool,
 }
 
 impl Pulse {
@@ -124,6 +127,7 @@ impl Watch {
 pub(super) struct Marked {
     socket: TokioIo<Socket>,
     pulse: Arc<Pulse>,
+    linger: Option<Linger>,
 }
 
 impl Marked {
@@ -132,6 +136,7 @@ impl Marked {
         Marked {
             socket: TokioIo::new(socket),
             pulse,
+            linger: None,
         }
     }
 
@@ -172,8 +177,19 @@ impl Write for Marked {
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+    /// hyper drops the socket once this is ready, so the lingering is here.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let this = self.get_mut();
+        let linger = match &mut this.linger {
+            Some(linger) => linger,
+            None => {
+                ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
+                this.pulse.lingering.store(true, Relaxed);
+                this.linger.insert(Linger::new())
+            }
+        };
+        // Beneath TLS: what is forgotten need not be deciphered.
+        linger.poll(this.socket.inner_mut().transport(), cx).map(Ok)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -217,6 +233,10 @@ pub(super) async fn drive<C: GracefulConnection>(
             Wanted::Serve | Wanted::Drain => {}
         }
         if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        // A stop does not wait for a client that has its answer.
+        if draining && pulse.lingering.load(Relaxed) {
             return Poll::Ready(());
         }
         while timer.as_mut().poll(cx).is_ready() {

@@ -16,6 +16,7 @@ mod deploying;
 pub mod documents;
 mod drain;
 pub mod envelope;
+mod linger;
 mod logs;
 mod quarantine;
 mod query;

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::super::body::{BodyError, read_body};
+use super::super::linger::LINGER_TIME;
 use super::super::respond;
 use super::*;
 
@@ -309,6 +310,60 @@ async fn a_body_that_lies_stalls_or_is_too_long_is_told_apart() {
     assert_eq!(bodies[2], Err(BodyError::TooLarge { limit: 10 }));
     assert_eq!(bodies[3], Err(BodyError::TooLarge { limit: 10 }));
     assert_eq!(bodies[4], Ok(Bytes::from_static(b"0123456789")));
+}
+
+#[tokio::test]
+async fn an_answer_reaches_a_client_that_sends_its_whole_body_first() {
+    let running = start(PATIENT);
+    // Not read at all, refused for its length, and read until it is too long.
+    for (path, framing) in [
+        ("/", "Content-Length: 31457280"),
+        ("/body", "Content-Length: 31457280"),
+        ("/body", "Transfer-Encoding: chunked"),
+    ] {
+        let mut client = connect(&running).await;
+        let head = format!("PUT {path} HTTP/1.1\r\nHost: t\r\n{framing}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut body = vec![b'x'; 30 << 20];
+        if framing.ends_with("chunked") {
+            body[..9].copy_from_slice(b"1dffff7\r\n");
+        }
+        client.write_all(&body).await.unwrap();
+        let text = answer(&mut client).await;
+        assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+        assert!(closed(&mut client).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_on_after_its_answer_is_cut_off() {
+    let running = start(PATIENT);
+    let mut client = connect(&running).await;
+    let head = "PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999999\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    answer(&mut client).await;
+    let piece = vec![0; 1 << 20];
+    let endless = async { while client.write_all(&piece).await.is_ok() {} };
+    tokio::time::timeout(LONG, endless)
+        .await
+        .expect("still read");
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_client_that_has_its_answer() {
+    let running = start(ConnectionLimits {
+        drain_timeout: LINGER_TIME / 2,
+        ..PATIENT
+    });
+    let mut client = connect(&running).await;
+    let head = "PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999999\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    answer(&mut client).await;
+    // It is waited for from here on.
+    assert!(closed(&mut client).await.is_empty());
+    running.stop.send(true).unwrap();
+    assert_eq!(running.server.await.unwrap(), 0);
+    drop(client);
 }
 
 #[tokio::test]

@@ -137,6 +137,46 @@ async fn a_body_that_says_it_is_too_long_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_refusal_reaches_a_client_that_sends_its_whole_body_first() {
+    let (server, here) = one().await;
+    // More than the buffers of both sides hold.
+    let body = vec![b'x'; 30 * MIB];
+    let length = format!("Content-Length: {}", body.len());
+    for (address, head, status, kind) in [
+        (here.address(), head("k", &length), 413, "too-large"),
+        (
+            here.address(),
+            format!("PUT /nothing HTTP/1.1\r\nHost: t\r\n{length}\r\n\r\n"),
+            404,
+            "no-such-path",
+        ),
+        (
+            server.admin().address(),
+            format!(
+                "POST /v1/handlers/get HTTP/1.1\r\nHost: localhost\r\nOrigin: http://page\r\n{length}\r\n\r\n"
+            ),
+            403,
+            "forbidden",
+        ),
+        (
+            server.admin().address(),
+            format!("POST /v1/handlers/no HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n"),
+            404,
+            "no-such-path",
+        ),
+    ] {
+        let mut wire = Wire::connect(address).await;
+        wire.send(head).await;
+        assert!(wire.send(&body).await, "cut off before {status}");
+        let answer = wire.answer().await;
+        answer.problem(status, kind);
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert!(wire.closed().await.is_empty());
+    }
+    never_written(&here, "k").await;
+}
+
+#[tokio::test]
 async fn a_body_without_a_length_is_cut_at_the_limit() {
     let (_server, here) = with(Setup::new().set("http.max_value_bytes=10")).await;
     // Its limit as a body: twice the value, and 64 KiB.
