@@ -40,6 +40,11 @@ impl Wire {
         within("room to send", sent).await.is_ok()
     }
 
+    /// Sends bytes, and reads some that come; whether the other side is there.
+    pub async fn exchange(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.send(bytes).await && self.read_more().await
+    }
+
     /// Says that no more bytes will come.
     pub async fn finish(&mut self) {
         let _ = self.stream.shutdown().await;

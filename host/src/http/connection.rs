@@ -4,7 +4,8 @@
 //! the marks now and then. The end, where it lingers, is in `linger`.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::io::IoSlice;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
@@ -13,9 +14,11 @@ use std::time::Duration;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulConnection;
+use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use super::drain::{Member, Wanted};
+use super::frames::Written;
 use super::linger::Linger;
 use super::socket::Socket;
 
@@ -24,7 +27,8 @@ use super::socket::Socket;
 pub(super) struct Patience {
     /// From the first byte of a head, or the opening, to its last.
     pub header: Duration,
-    /// Without a request, a byte read by the client, or a head under way.
+    /// Without a request, a byte of an answer taken by the client, or a head under
+    /// way.
     pub idle: Duration,
 }
 
@@ -43,7 +47,7 @@ pub(super) struct Pulse {
     busy: AtomicU32,
     /// Requests ever begun.
     begun: AtomicU64,
-    /// Changes whenever the client takes bytes or a request ends.
+    /// Changes whenever the client takes bytes of an answer or a request ends.
     progress: AtomicU64,
     /// Bytes have come since the last request began or ended.
     partial: AtomicBool,
@@ -127,6 +131,7 @@ impl Watch {
 pub(super) struct Marked {
     socket: TokioIo<Socket>,
     pulse: Arc<Pulse>,
+    written: Written,
     linger: Option<Linger>,
 }
 
@@ -136,12 +141,24 @@ impl Marked {
         Marked {
             socket: TokioIo::new(socket),
             pulse,
+            written: Written::default(),
             linger: None,
         }
     }
 
-    fn mark_write(&self, written: &Poll<std::io::Result<usize>>) {
-        if let Poll::Ready(Ok(1..)) = written {
+    /// What the client has taken is a mark if it is of an answer. Others are none:
+    /// whoever sends PINGs over HTTP/2 is idle all the same.
+    fn mark_write(&mut self, taken: &Poll<std::io::Result<usize>>, bufs: &[IoSlice<'_>]) {
+        let Poll::Ready(Ok(mut left)) = *taken else {
+            return;
+        };
+        let mut of_answer = false;
+        for buf in bufs {
+            let here = left.min(buf.len());
+            of_answer |= self.written.answers(&buf[..here]);
+            left -= here;
+        }
+        if of_answer {
             self.pulse.progress.fetch_add(1, Relaxed);
         }
     }
@@ -169,7 +186,7 @@ impl Write for Marked {
         buf: &[u8],
     ) -> Poll<std::io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, buf);
-        self.mark_write(&written);
+        self.mark_write(&written, &[IoSlice::new(buf)]);
         written
     }
 
@@ -199,10 +216,10 @@ impl Write for Marked {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[std::io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
-        self.mark_write(&written);
+        self.mark_write(&written, bufs);
         written
     }
 }
@@ -216,8 +233,8 @@ pub(super) async fn drive<C: GracefulConnection>(
 ) {
     let tick = patience.tick();
     let start = Instant::now();
-    let mut connection = std::pin::pin!(connection);
-    let mut timer = std::pin::pin!(tokio::time::sleep_until(start + tick));
+    let mut connection = pin!(connection);
+    let mut timer = pin!(tokio::time::sleep_until(start + tick));
     let mut watch = Watch {
         phase: Phase::Head { begun: 0 },
         since: start,
@@ -239,7 +256,9 @@ pub(super) async fn drive<C: GracefulConnection>(
         if draining && pulse.lingering.load(Relaxed) {
             return Poll::Ready(());
         }
-        while timer.as_mut().poll(cx).is_ready() {
+        // Without a share in what the runtime lets one task do at once: a client that
+        // sends without a pause would use it up, and never be looked at.
+        while pin!(unconstrained(timer.as_mut())).poll(cx).is_ready() {
             let now = Instant::now();
             if watch.stalled(pulse.phase(), now, patience) {
                 return Poll::Ready(());

@@ -16,6 +16,7 @@ mod deploying;
 pub mod documents;
 mod drain;
 pub mod envelope;
+mod frames;
 mod linger;
 mod logs;
 mod quarantine;
