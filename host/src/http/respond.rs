@@ -87,6 +87,8 @@ kinds! {
     TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// A key over its limit.
     KeyTooLong = "key-too-long", URI_TOO_LONG, "The key is too long";
+    /// A body with a coding; the `put` handler says so.
+    UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The body has a coding that is not taken";
     /// An `Idempotency-Key` with another change than the first time.
     IdempotencyKeyReused = "idempotency-key-reused", UNPROCESSABLE_ENTITY, "The Idempotency-Key belongs to another change";
     /// A component that cannot be deployed.
@@ -248,9 +250,10 @@ impl From<RouteError> for Problem {
             RouteError::MethodNotAllowed { allow } => {
                 Problem::new(Kind::MethodNotAllowed, detail).allow(allow)
             }
-            RouteError::EmptyKey | RouteError::MalformedKey | RouteError::BadHeader { .. } => {
-                Problem::new(Kind::BadRequest, detail)
-            }
+            RouteError::EmptyKey
+            | RouteError::MalformedKey
+            | RouteError::BadHeader { .. }
+            | RouteError::NotText { .. } => Problem::new(Kind::BadRequest, detail),
             RouteError::KeyTooLong => Problem::new(Kind::KeyTooLong, detail),
         }
     }

@@ -59,6 +59,50 @@ async fn a_body_that_is_no_envelope_is_400() {
 }
 
 #[tokio::test]
+async fn a_header_that_is_no_text_is_400_and_named() {
+    let (_server, here) = one().await;
+    for (name, header) in [
+        ("tidepool-ttl", &b"Tidepool-TTL: \xe9"[..]),
+        ("content-type", b"Content-Type: text/plain; x=\xe9"),
+        ("x-any", b"X-Any: \xff"),
+    ] {
+        let mut wire = Wire::connect(here.address()).await;
+        let put = [
+            b"PUT /kv/k HTTP/1.1\r\nHost: t\r\nContent-Length: 13\r\n",
+            header,
+            b"\r\n\r\n{\"value\":\"v\"}",
+        ];
+        wire.send(put.concat()).await;
+        let document = wire.answer().await.problem(400, "bad-request");
+        let detail = document["detail"].as_str().unwrap();
+        assert!(detail.contains(name), "{detail}");
+    }
+    never_written(&here, "k").await;
+}
+
+#[tokio::test]
+async fn a_part_of_a_value_and_a_body_with_a_coding_are_refused() {
+    let (_server, here) = one().await;
+    let put = here.put("/kv/k").value("v");
+    let put = put.header("content-range", "bytes 0-3/8");
+    let document = put.send().await.problem(400, "bad-request");
+    let detail = document["detail"].as_str().unwrap();
+    assert!(detail.contains("Content-Range"), "{detail}");
+    for coding in ["gzip", "identity, br", "zstd"] {
+        let put = here.put("/kv/k").value("v");
+        let answer = put.header("content-encoding", coding).send().await;
+        let document = answer.problem(415, "unsupported-media-type");
+        let detail = document["detail"].as_str().unwrap();
+        assert!(detail.contains("Content-Encoding"), "{detail}");
+        assert_eq!(answer.header("accept-encoding"), Some("identity"));
+    }
+    never_written(&here, "k").await;
+    let put = here.put("/kv/k").value("v");
+    let put = put.header("content-encoding", "identity").send().await;
+    put.expect(201);
+}
+
+#[tokio::test]
 async fn a_value_may_have_1_mib_and_not_a_byte_more() {
     let (_server, here) = one().await;
     let raw = |key: &str, length: usize| {
