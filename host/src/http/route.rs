@@ -106,8 +106,8 @@ impl From<KeyError> for RouteError {
 
 /// The methods of a key's path.
 const KV_METHODS: &str = "GET, HEAD, PUT, DELETE";
-/// The methods of a probe's path.
-const PROBE_METHODS: &str = "GET, HEAD";
+/// The methods of a probe's path, on both planes.
+pub(super) const PROBE_METHODS: &str = "GET, HEAD";
 
 /// Finds the route of a request.
 pub fn parse(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Route, RouteError> {
