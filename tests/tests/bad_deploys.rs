@@ -286,6 +286,9 @@ async fn a_region_that_is_not_there_is_refused() {
         let document = answer.problem(404, "no-such-path");
         let detail = document["detail"].as_str().unwrap();
         assert!(detail.contains("there are here, there"), "{detail}");
+        // It is not the path that is wrong.
+        let title = document["title"].as_str().unwrap();
+        assert!(!title.contains("path"), "{title}");
     }
     let component = component.to_str().unwrap();
     let ran = running

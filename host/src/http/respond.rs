@@ -71,8 +71,8 @@ kinds! {
     Forbidden = "forbidden", FORBIDDEN, "This is not allowed";
     /// The key has no value.
     NotFound = "not-found", NOT_FOUND, "The key has no value";
-    /// There is nothing at the path.
-    NoSuchPath = "no-such-path", NOT_FOUND, "There is nothing at this path";
+    /// There is nothing at the path, or no region, operation or token of that name.
+    NoSuchPath = "no-such-path", NOT_FOUND, "What the request names is not there";
     /// The path does not answer the method.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The path does not answer this method";
     /// No form of the value is what `Accept` asks for.

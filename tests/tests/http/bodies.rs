@@ -243,6 +243,15 @@ async fn a_body_without_a_length_is_cut_at_the_limit() {
 #[tokio::test]
 async fn a_body_that_ends_too_early_is_not_written() {
     let (_server, here) = one().await;
+    // Broken in the middle, where somebody is there to be told.
+    let mut wire = Wire::connect(here.address()).await;
+    wire.send(head("broken-chunk", "Transfer-Encoding: chunked"))
+        .await;
+    wire.send("5\r\nwhole\r\nno length\r\n").await;
+    let document = wire.answer().await.problem(400, "bad-request");
+    let detail = document["detail"].as_str().unwrap();
+    assert!(detail.contains("chunks up to the empty one"), "{detail}");
+    never_written(&here, "broken-chunk").await;
     for (key, head, body) in [
         (
             "cut",
