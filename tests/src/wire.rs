@@ -34,9 +34,15 @@ impl Wire {
     }
 
     /// Sends bytes as they are. That the other side has stopped listening is
-    /// no error: what it has answered before counts.
-    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        let _ = within("room to send", self.stream.write_all(bytes.as_ref())).await;
+    /// no error: what it has answered before counts. Whether all were taken.
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        let sent = self.stream.write_all(bytes.as_ref());
+        within("room to send", sent).await.is_ok()
+    }
+
+    /// Sends bytes, and reads some that come; whether the other side is there.
+    pub async fn exchange(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.send(bytes).await && self.read_more().await
     }
 
     /// Says that no more bytes will come.

@@ -204,6 +204,10 @@ async fn a_component_over_the_size_limit_is_refused() {
     let over = padded(&built::fixture("tagged-b"), LIMIT + 1);
     let detail = running.refuses("get", &over, 413, "too-large").await;
     assert!(detail.contains("100000 bytes"), "{detail}");
+    // More than the buffers of both sides hold: it is refused before it is sent.
+    let large = vec![0; 20 << 20];
+    let again = running.refuses("get", &large, 413, "too-large").await;
+    assert_eq!(again, detail);
     let length = over.len() - 1;
     let exact = padded(&built::fixture("tagged-b"), length);
     running.send("get", &exact).await.expect(200);
@@ -282,6 +286,9 @@ async fn a_region_that_is_not_there_is_refused() {
         let document = answer.problem(404, "no-such-path");
         let detail = document["detail"].as_str().unwrap();
         assert!(detail.contains("there are here, there"), "{detail}");
+        // It is not the path that is wrong.
+        let title = document["title"].as_str().unwrap();
+        assert!(!title.contains("path"), "{title}");
     }
     let component = component.to_str().unwrap();
     let ran = running

@@ -10,7 +10,7 @@ mod write;
 use tidepool::kv::http;
 use tidepool::kv::log_put::{Options, put};
 use tidepool::kv::log_types::WriteError;
-use tidepool::kv::types::{Body, Value};
+use tidepool::kv::types::{Body, Header, Value};
 
 // Brings in `Guest`, `Request`, `Response`, `Failure` and the host
 // interfaces as modules under `tidepool::kv`.
@@ -22,12 +22,12 @@ export!(Put);
 
 impl Guest for Put {
     fn handle(request: Request) -> Result<Response, Failure> {
-        let content_type = http::header("content-type");
-        let raw = !write::is_envelope(content_type.as_deref()) || http::query("raw").is_some();
-        let ttl = http::header("tidepool-ttl")
-            .map(|text| write::ttl(&text))
-            .transpose()
-            .map_err(Failure::BadRequest)?;
+        let said = match write::said(&http::headers()) {
+            Ok(said) => said,
+            Err(write::Refused::BadRequest(detail)) => return Err(Failure::BadRequest(detail)),
+            Err(write::Refused::Coded(detail)) => return Ok(coded(&detail)),
+        };
+        let raw = !write::is_envelope(said.content_type.as_deref()) || http::query("raw").is_some();
 
         let (value, envelope) = if raw {
             (http::body_value(), None)
@@ -37,9 +37,11 @@ impl Guest for Put {
             (Value::new(&bytes), Some(envelope))
         };
         let options = Options {
-            content_type: raw
-                .then(|| content_type.unwrap_or_else(|| "application/octet-stream".to_owned())),
-            ttl,
+            content_type: raw.then(|| {
+                said.content_type
+                    .unwrap_or_else(|| "application/octet-stream".to_owned())
+            }),
+            ttl: said.ttl,
             condition: request.condition,
         };
 
@@ -63,5 +65,21 @@ impl Guest for Put {
             headers: Vec::new(),
             body: Body::Bytes(written.to_json()),
         })
+    }
+}
+
+/// The refusal of a body with a coding. `Accept-Encoding` says which would be taken
+/// (RFC 9110, section 15.5.16).
+fn coded(detail: &str) -> Response {
+    Response {
+        status: write::CODED_STATUS,
+        version: None,
+        cache: None,
+        content_type: Some("application/problem+json".to_owned()),
+        headers: vec![Header {
+            name: "accept-encoding".to_owned(),
+            value: "identity".to_owned(),
+        }],
+        body: Body::Bytes(write::coded(detail)),
     }
 }

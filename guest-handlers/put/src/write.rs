@@ -1,4 +1,4 @@
-//! What a PUT writes: the JSON envelope, its time to live, and the answer.
+//! What a PUT writes: what its headers say, the JSON envelope, and the answer.
 //! Pure: no host call, no WIT type.
 
 use base64::Engine as _;
@@ -11,7 +11,76 @@ use std::str;
 /// The longest time to live, ten years of seconds.
 const MAX_TTL: u32 = 315_360_000;
 
+/// The status of [`coded`].
+pub const CODED_STATUS: u16 = 415;
+
 const ADVICE: &str = r#"send {"value": "..."}, or bytes under another Content-Type"#;
+
+/// What the headers of a PUT say.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Said {
+    pub content_type: Option<String>,
+    /// In seconds.
+    pub ttl: Option<u32>,
+}
+
+/// Why headers are refused; each is a sentence for the client.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// They cannot be read, or are not for a PUT.
+    BadRequest(String),
+    /// The body has a coding that nothing here undoes.
+    Coded(String),
+}
+
+/// Reads the headers, whose names are in lower case. What would change the meaning
+/// of the write is refused rather than passed over.
+pub fn said(headers: &[(String, String)]) -> Result<Said, Refused> {
+    // RFC 9110, section 14.5: a part would be taken for the whole.
+    if lines(headers, "content-range").next().is_some() {
+        return Err(Refused::BadRequest(
+            "header Content-Range: a PUT writes the whole value; leave the header out".to_owned(),
+        ));
+    }
+    let mut codings = lines(headers, "content-encoding")
+        .flat_map(|line| line.split(','))
+        .map(str::trim);
+    if codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")) {
+        return Err(Refused::Coded(
+            "header Content-Encoding: only identity is taken; send the body without a coding"
+                .to_owned(),
+        ));
+    }
+    let content_type = once(headers, "content-type", "Content-Type")?;
+    let ttl = once(headers, "tidepool-ttl", "Tidepool-TTL")?;
+    Ok(Said {
+        content_type: content_type.map(str::to_owned),
+        ttl: ttl.map(ttl_of).transpose().map_err(Refused::BadRequest)?,
+    })
+}
+
+/// The lines of a header.
+fn lines<'a>(headers: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
+    headers
+        .iter()
+        .filter(move |(named, _)| named == name)
+        .map(|(_, value)| value.as_str())
+}
+
+/// The line of a header that is sent at most once; `shown` is how its name is
+/// written.
+fn once<'a>(
+    headers: &'a [(String, String)],
+    name: &'a str,
+    shown: &str,
+) -> Result<Option<&'a str>, Refused> {
+    let mut lines = lines(headers, name);
+    let first = lines.next();
+    match lines.next() {
+        None => Ok(first),
+        Some(_) => Err(Refused::BadRequest(format!("header {shown}: send it once"))),
+    }
+}
 
 /// Whether a body of this media type is an envelope rather than the value
 /// itself. No type at all, and the one that `curl -d` sends unasked, are.
@@ -63,14 +132,36 @@ impl Envelope {
     }
 }
 
-/// Reads the header `Tidepool-TTL`.
-pub fn ttl(text: &str) -> Result<u32, String> {
-    match text.trim().parse() {
-        Ok(seconds @ 1..=MAX_TTL) => Ok(seconds),
+/// Reads the header `Tidepool-TTL`: digits only, as a number can also be written
+/// with a sign.
+fn ttl_of(text: &str) -> Result<u32, String> {
+    let text = text.trim();
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(seconds @ 1..=MAX_TTL) if digits => Ok(seconds),
         _ => Err(format!(
-            "Tidepool-TTL is a number of seconds, 1 to {MAX_TTL}"
+            "header Tidepool-TTL: send a number of seconds, 1 to {MAX_TTL}"
         )),
     }
+}
+
+/// The problem document (RFC 9457) of a body with a coding. The other refusals are
+/// the host's to write; it has none with this status.
+pub fn coded(detail: &str) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Problem<'a> {
+        r#type: &'static str,
+        title: &'static str,
+        status: u16,
+        detail: &'a str,
+    }
+    let problem = Problem {
+        r#type: "/problems/unsupported-media-type",
+        title: "The body has a coding that is not taken",
+        status: CODED_STATUS,
+        detail,
+    };
+    serde_json::to_vec(&problem).unwrap_or_default()
 }
 
 /// The answer to a write; the fields are in the order that clients know.
@@ -176,13 +267,81 @@ mod tests {
         assert!(envelope("[".repeat(100_000).as_bytes()).is_err());
     }
 
+    fn with(lines: &[(&str, &str)]) -> Result<Said, Refused> {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        said(&lines.iter().map(own).collect::<Vec<_>>())
+    }
+
     #[test]
     fn a_time_to_live_is_whole_seconds_within_bounds() {
-        assert_eq!(ttl("1"), Ok(1));
-        assert_eq!(ttl(" 315360000 "), Ok(MAX_TTL));
-        for text in ["", "0", "-1", "1.5", "315360001", "99999999999", "soon"] {
-            assert!(ttl(text).is_err(), "{text:?}");
+        let ttl = |text| with(&[("tidepool-ttl", text)]).map(|said| said.ttl);
+        assert_eq!(with(&[]).unwrap().ttl, None);
+        assert_eq!(ttl("1"), Ok(Some(1)));
+        assert_eq!(ttl(" 315360000 "), Ok(Some(MAX_TTL)));
+        for text in [
+            "",
+            "0",
+            "-1",
+            "+5",
+            "1.5",
+            "315360001",
+            "99999999999",
+            "soon",
+            "1, 2",
+        ] {
+            let Err(Refused::BadRequest(detail)) = ttl(text) else {
+                panic!("{text:?} is taken");
+            };
+            assert!(detail.contains("Tidepool-TTL"), "{detail}");
         }
+    }
+
+    #[test]
+    fn what_is_sent_twice_is_refused_by_its_name() {
+        for (name, shown) in [
+            ("tidepool-ttl", "Tidepool-TTL"),
+            ("content-type", "Content-Type"),
+        ] {
+            let twice = with(&[(name, "5"), ("accept", "*/*"), (name, "5")]);
+            let detail = format!("header {shown}: send it once");
+            assert_eq!(twice, Err(Refused::BadRequest(detail)));
+        }
+        let once = with(&[("content-type", "text/plain"), ("tidepool-ttl", "5")]);
+        let expected = Said {
+            content_type: Some("text/plain".to_owned()),
+            ttl: Some(5),
+        };
+        assert_eq!(once, Ok(expected));
+    }
+
+    #[test]
+    fn a_part_of_a_value_is_refused() {
+        let refused = with(&[("content-range", "bytes 0-1/3")]);
+        assert!(
+            matches!(&refused, Err(Refused::BadRequest(detail)) if detail.contains("Content-Range")),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn a_body_with_a_coding_is_refused() {
+        for lines in [
+            &[("content-encoding", "gzip")][..],
+            &[("content-encoding", "identity, br")],
+            &[
+                ("content-encoding", "identity"),
+                ("content-encoding", "gzip"),
+            ],
+        ] {
+            assert!(matches!(with(lines), Err(Refused::Coded(_))), "{lines:?}");
+        }
+        for coding in ["identity", "Identity", "", "identity,identity"] {
+            assert!(with(&[("content-encoding", coding)]).is_ok(), "{coding}");
+        }
+        assert_eq!(
+            String::from_utf8(coded("why")).unwrap(),
+            r#"{"type":"/problems/unsupported-media-type","title":"The body has a coding that is not taken","status":415,"detail":"why"}"#
+        );
     }
 
     #[test]

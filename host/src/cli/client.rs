@@ -15,8 +15,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use self::lenient::Lenient;
 use super::connect::connect;
 use super::{CliError, output};
+
+mod lenient;
 
 /// What to do when the answer to a change breaks off.
 pub(super) const LOOK_FIRST: &str =
@@ -180,7 +183,7 @@ pub(super) async fn open(args: &ClientArgs, call: Call) -> Result<Response<Incom
     let request = request(args, &uri, call)?;
     let socket = connect(&args.admin, &uri, args.ca_file.as_deref()).await?;
     let broke = |error| broken(args, &error);
-    let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
+    let (mut sender, connection) = http1::handshake(TokioIo::new(Lenient::new(socket)))
         .await
         .map_err(broke)?;
     // It ends with the connection, and the runtime with this request.

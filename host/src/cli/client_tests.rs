@@ -113,6 +113,34 @@ async fn an_upload_refused_before_it_is_read_shows_the_refusal() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_shown_also_by_a_server_that_closes_on_what_is_sent() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut socket, _) = listener.accept().await.unwrap();
+        socket.read_exact(&mut [0; 100]).await.unwrap();
+        let body = Problem::new(Kind::TooLarge, "use a smaller one").document();
+        let body = body.to_string();
+        let head = format!(
+            "HTTP/1.1 413 Payload Too Large\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        let answer = head + &body;
+        socket.write_all(answer.as_bytes()).await.unwrap();
+        // With bytes unread, this is a reset.
+        drop(socket);
+    });
+    let error = send(&args(address), call(vec![0; 32 << 20]))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error,
+        CliError::Failed("The body is too large: use a smaller one".to_owned())
+    );
+}
+
+#[tokio::test]
 async fn nobody_there_is_an_error_of_its_own() {
     let address = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
         .unwrap()

@@ -20,6 +20,7 @@ use super::quarantine::Quarantined;
 use super::query::Query;
 use super::region::{Readiness, Region, RegionReport};
 use super::respond::{self, Answer, Kind, Problem};
+use super::route::PROBE_METHODS;
 use super::stream::Streams;
 use super::{cached, logs, tokens, upload};
 use crate::config::Settings;
@@ -95,6 +96,7 @@ impl AdminPlane {
     pub async fn serve(&self, request: Request<HttpBody>, peer: SocketAddr) -> Answer {
         let path = request.uri().path().to_owned();
         let has_body = !request.body().is_end_stream();
+        let head = request.method() == Method::HEAD;
         let answer = match route(request.method(), &path) {
             // Probes carry no token, and tell nothing but how far it is.
             Ok(Route::Healthz) => Ok(respond::json(
@@ -108,15 +110,19 @@ impl AdminPlane {
             },
             Err(problem) => Err(problem.close(has_body)),
         };
-        answer.unwrap_or_else(Problem::into_answer)
+        let answer = answer.unwrap_or_else(Problem::into_answer);
+        match head {
+            true => respond::without_body(answer),
+            false => answer,
+        }
     }
 }
 
 fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Problem> {
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let (route, allow) = match segments[..] {
-        ["healthz"] => (Route::Healthz, "GET"),
-        ["readyz"] => (Route::Readyz, "GET"),
+        ["healthz"] => (Route::Healthz, PROBE_METHODS),
+        ["readyz"] => (Route::Readyz, PROBE_METHODS),
         ["v1", "regions"] => (Route::Regions, "GET"),
         ["v1", "regions", region, "caught-up"] => (Route::CaughtUp { region }, "GET"),
         ["v1", "regions", region, "cache"] => (Route::Cache { region }, "GET"),
@@ -138,7 +144,7 @@ fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Problem> {
         ["v1", "tokens", id] => (Route::RevokeToken { id }, "DELETE"),
         _ => return Err(no_such_path()),
     };
-    if method.as_str() == allow {
+    if allow.split(", ").any(|allowed| method.as_str() == allowed) {
         Ok(route)
     } else {
         Err(Problem::new(Kind::MethodNotAllowed, format!("this path answers {allow}")).allow(allow))

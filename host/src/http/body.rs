@@ -25,7 +25,9 @@ pub enum BodyError {
         after: Duration,
     },
     /// It ended before its declared length, or is not framed as HTTP wants.
-    #[error("the body was cut short ({reason}); send as many bytes as Content-Length says")]
+    #[error(
+        "the body did not come whole ({reason}); send as many bytes as Content-Length says, or chunks up to the empty one"
+    )]
     Cut {
         /// What the HTTP layer says.
         reason: String,

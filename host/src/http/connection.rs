@@ -1,21 +1,25 @@
 //! One client's connection: it drives hyper, and cuts a client off that stalls
 //! or stays away. What it must not do: cost a request a timer. Requests and
 //! bytes leave marks in a few atomics, and one timer per connection looks at
-//! the marks now and then.
+//! the marks now and then. The end, where it lingers, is in `linger`.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::io::IoSlice;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulConnection;
+use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use super::drain::{Member, Wanted};
+use super::frames::Written;
+use super::linger::Linger;
 use super::socket::Socket;
 
 /// How long a client may stall.
@@ -23,7 +27,8 @@ use super::socket::Socket;
 pub(super) struct Patience {
     /// From the first byte of a head, or the opening, to its last.
     pub header: Duration,
-    /// Without a request, a byte read by the client, or a head under way.
+    /// Without a request, a byte of an answer taken by the client, or a head under
+    /// way.
     pub idle: Duration,
 }
 
@@ -42,12 +47,14 @@ pub(super) struct Pulse {
     busy: AtomicU32,
     /// Requests ever begun.
     begun: AtomicU64,
-    /// Changes whenever the client takes bytes or a request ends.
+    /// Changes whenever the client takes bytes of an answer or a request ends.
     progress: AtomicU64,
     /// Bytes have come since the last request began or ended.
     partial: AtomicBool,
     /// It speaks HTTP/2, where bytes between requests are not a head.
     multiplexed: AtomicBool,
+    /// The last answer is sent; only the client's end is waited for.
+    lingering: AtomicBool,
 }
 
 impl Pulse {
@@ -124,6 +131,8 @@ impl Watch {
 pub(super) struct Marked {
     socket: TokioIo<Socket>,
     pulse: Arc<Pulse>,
+    written: Written,
+    linger: Option<Linger>,
 }
 
 impl Marked {
@@ -132,11 +141,24 @@ impl Marked {
         Marked {
             socket: TokioIo::new(socket),
             pulse,
+            written: Written::default(),
+            linger: None,
         }
     }
 
-    fn mark_write(&self, written: &Poll<std::io::Result<usize>>) {
-        if let Poll::Ready(Ok(1..)) = written {
+    /// What the client has taken is a mark if it is of an answer. Others are none:
+    /// whoever sends PINGs over HTTP/2 is idle all the same.
+    fn mark_write(&mut self, taken: &Poll<std::io::Result<usize>>, bufs: &[IoSlice<'_>]) {
+        let Poll::Ready(Ok(mut left)) = *taken else {
+            return;
+        };
+        let mut of_answer = false;
+        for buf in bufs {
+            let here = left.min(buf.len());
+            of_answer |= self.written.answers(&buf[..here]);
+            left -= here;
+        }
+        if of_answer {
             self.pulse.progress.fetch_add(1, Relaxed);
         }
     }
@@ -164,7 +186,7 @@ impl Write for Marked {
         buf: &[u8],
     ) -> Poll<std::io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, buf);
-        self.mark_write(&written);
+        self.mark_write(&written, &[IoSlice::new(buf)]);
         written
     }
 
@@ -172,8 +194,19 @@ impl Write for Marked {
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+    /// hyper drops the socket once this is ready, so the lingering is here.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let this = self.get_mut();
+        let linger = match &mut this.linger {
+            Some(linger) => linger,
+            None => {
+                ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
+                this.pulse.lingering.store(true, Relaxed);
+                this.linger.insert(Linger::new())
+            }
+        };
+        // Beneath TLS: what is forgotten need not be deciphered.
+        linger.poll(this.socket.inner_mut().transport(), cx).map(Ok)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -183,10 +216,10 @@ impl Write for Marked {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[std::io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
-        self.mark_write(&written);
+        self.mark_write(&written, bufs);
         written
     }
 }
@@ -200,8 +233,8 @@ pub(super) async fn drive<C: GracefulConnection>(
 ) {
     let tick = patience.tick();
     let start = Instant::now();
-    let mut connection = std::pin::pin!(connection);
-    let mut timer = std::pin::pin!(tokio::time::sleep_until(start + tick));
+    let mut connection = pin!(connection);
+    let mut timer = pin!(tokio::time::sleep_until(start + tick));
     let mut watch = Watch {
         phase: Phase::Head { begun: 0 },
         since: start,
@@ -219,7 +252,13 @@ pub(super) async fn drive<C: GracefulConnection>(
         if connection.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        while timer.as_mut().poll(cx).is_ready() {
+        // A stop does not wait for a client that has its answer.
+        if draining && pulse.lingering.load(Relaxed) {
+            return Poll::Ready(());
+        }
+        // Without a share in what the runtime lets one task do at once: a client that
+        // sends without a pause would use it up, and never be looked at.
+        while pin!(unconstrained(timer.as_mut())).poll(cx).is_ready() {
             let now = Instant::now();
             if watch.stalled(pulse.phase(), now, patience) {
                 return Poll::Ready(());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use hyper::body::{Body as _, Incoming as HttpBody};
 
 use super::body::read_body;
@@ -88,10 +88,10 @@ impl DataPlane {
                 }
             }
             Ok(Route::Kv(kv)) => Box::pin(Arc::clone(inner).write(kv, parts, body)),
-            Ok(Route::Healthz) => ready(respond::json(
-                StatusCode::OK,
-                &serde_json::json!({"status": "alive"}),
-            )),
+            Ok(Route::Healthz) => {
+                let alive = serde_json::json!({"status": "alive"});
+                ready(probed(&parts, respond::json(StatusCode::OK, &alive)))
+            }
             Ok(Route::Readyz) => {
                 let report = inner.region.report();
                 let status = if report.ready {
@@ -99,13 +99,21 @@ impl DataPlane {
                 } else {
                     StatusCode::SERVICE_UNAVAILABLE
                 };
-                ready(respond::json(status, &report))
+                ready(probed(&parts, respond::json(status, &report)))
             }
             Err(error) => {
                 let unread = !body.is_end_stream();
                 ready(Problem::from(error).close(unread).into_answer())
             }
         }
+    }
+}
+
+/// The answer to a probe: HEAD or GET.
+fn probed(parts: &Parts, answer: respond::Answer) -> respond::Answer {
+    match parts.method == Method::HEAD {
+        true => respond::without_body(answer),
+        false => answer,
     }
 }
 

@@ -16,6 +16,8 @@ mod deploying;
 pub mod documents;
 mod drain;
 pub mod envelope;
+mod frames;
+mod linger;
 mod logs;
 mod quarantine;
 mod query;

@@ -71,8 +71,8 @@ kinds! {
     Forbidden = "forbidden", FORBIDDEN, "This is not allowed";
     /// The key has no value.
     NotFound = "not-found", NOT_FOUND, "The key has no value";
-    /// There is nothing at the path.
-    NoSuchPath = "no-such-path", NOT_FOUND, "There is nothing at this path";
+    /// There is nothing at the path, or no region, operation or token of that name.
+    NoSuchPath = "no-such-path", NOT_FOUND, "What the request names is not there";
     /// The path does not answer the method.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The path does not answer this method";
     /// No form of the value is what `Accept` asks for.
@@ -87,6 +87,8 @@ kinds! {
     TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// A key over its limit.
     KeyTooLong = "key-too-long", URI_TOO_LONG, "The key is too long";
+    /// A body with a coding; the `put` handler says so.
+    UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The body has a coding that is not taken";
     /// An `Idempotency-Key` with another change than the first time.
     IdempotencyKeyReused = "idempotency-key-reused", UNPROCESSABLE_ENTITY, "The Idempotency-Key belongs to another change";
     /// A component that cannot be deployed.
@@ -248,9 +250,10 @@ impl From<RouteError> for Problem {
             RouteError::MethodNotAllowed { allow } => {
                 Problem::new(Kind::MethodNotAllowed, detail).allow(allow)
             }
-            RouteError::EmptyKey | RouteError::MalformedKey | RouteError::BadHeader { .. } => {
-                Problem::new(Kind::BadRequest, detail)
-            }
+            RouteError::EmptyKey
+            | RouteError::MalformedKey
+            | RouteError::BadHeader { .. }
+            | RouteError::NotText { .. } => Problem::new(Kind::BadRequest, detail),
             RouteError::KeyTooLong => Problem::new(Kind::KeyTooLong, detail),
         }
     }

@@ -87,6 +87,12 @@ pub enum RouteError {
         /// What to send.
         advice: &'static str,
     },
+    /// A header of a write is no text.
+    #[error("header {name}: it is not UTF-8; send visible ASCII characters, or leave it out")]
+    NotText {
+        /// The header.
+        name: HeaderName,
+    },
 }
 
 impl From<KeyError> for RouteError {
@@ -100,8 +106,8 @@ impl From<KeyError> for RouteError {
 
 /// The methods of a key's path.
 const KV_METHODS: &str = "GET, HEAD, PUT, DELETE";
-/// The methods of a probe's path.
-const PROBE_METHODS: &str = "GET, HEAD";
+/// The methods of a probe's path, on both planes.
+pub(super) const PROBE_METHODS: &str = "GET, HEAD";
 
 /// Finds the route of a request.
 pub fn parse(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Route, RouteError> {
@@ -131,6 +137,7 @@ fn parse_kv(method: &Method, key: &str, headers: &HeaderMap) -> Result<KvRequest
         _ => return Err(RouteError::MethodNotAllowed { allow: KV_METHODS }),
     };
     if operation != Operation::Get {
+        check_text(headers)?;
         check_idempotency_key(headers)?;
     }
     let (consistency, max_staleness) = parse_consistency(operation, headers)?;
@@ -220,6 +227,18 @@ fn parse_consistency(
             "send `cached`, `at-least=<version>` with the version of an answer, \
              `max-staleness=<seconds>` with 1 to 86400, or `log`",
         )
+    }
+}
+
+/// A component sees headers as text, and one that is none not at all: a time to live
+/// would be dropped in silence, and the value kept for ever. Which headers it asks
+/// for is not known, so that all have to be. A read, which keeps nothing, does not
+/// pay for the look at them.
+fn check_text(headers: &HeaderMap) -> Result<(), RouteError> {
+    let is_text = |value: &http::HeaderValue| std::str::from_utf8(value.as_bytes()).is_ok();
+    match headers.iter().find(|(_, value)| !is_text(value)) {
+        None => Ok(()),
+        Some((name, _)) => Err(RouteError::NotText { name: name.clone() }),
     }
 }
 

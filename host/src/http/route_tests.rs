@@ -339,6 +339,25 @@ fn accept_is_joined_and_the_usual_one_is_none() {
     assert!(of(&[("accept", &"a".repeat(4097))]).is_err());
 }
 
+#[test]
+fn a_header_of_a_write_that_is_no_text_is_refused_by_its_name() {
+    let uri: Uri = "/kv/k".parse().unwrap();
+    let parsed = |method: &Method, value: &[u8]| {
+        let mut headers = HeaderMap::new();
+        headers.append("tidepool-ttl", HeaderValue::from_static("5"));
+        headers.append("tidepool-ttl", HeaderValue::from_bytes(value).unwrap());
+        parse(method, &uri, &headers)
+    };
+    for method in [Method::PUT, Method::DELETE] {
+        let error = parsed(&method, b"\xe9").unwrap_err();
+        assert!(matches!(error, RouteError::NotText { .. }), "{error:?}");
+        assert!(error.to_string().contains("tidepool-ttl"), "{error}");
+        assert!(parsed(&method, "é".as_bytes()).is_ok());
+    }
+    // A read does not look.
+    assert!(parsed(&Method::GET, b"\xe9").is_ok());
+}
+
 proptest! {
     #[test]
     fn an_encoded_key_reads_back(key in "\\PC{1,200}") {

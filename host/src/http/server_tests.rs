@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::super::body::{BodyError, read_body};
+use super::super::linger::LINGER_TIME;
 use super::super::respond;
 use super::*;
 
@@ -184,6 +185,77 @@ async fn an_idle_client_is_cut_off_and_a_busy_one_is_not() {
     assert!(answer(&mut busy).await.contains("200 OK"));
 }
 
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    let mut bytes = vec![0, 0, length, kind, flags, 0, 0, 0, stream];
+    bytes.extend(payload);
+    bytes
+}
+
+/// Opens HTTP/2 with these settings, sends the head of a PUT to a path, and then a
+/// frame again and again until the server closes; what came until then.
+async fn closed_while_sending(
+    running: &Running,
+    settings: &[u8],
+    path: &str,
+    again: &[u8],
+) -> Vec<u8> {
+    const END_HEADERS: u8 = 4;
+    // Literals without an index (RFC 7541, section 6.2.2), but for the scheme.
+    let literal = |name: u8, text: &str| {
+        let mut bytes = vec![name, u8::try_from(text.len()).unwrap()];
+        bytes.extend(text.as_bytes());
+        bytes
+    };
+    let head = [
+        literal(2, "PUT"),
+        literal(4, path),
+        literal(1, "t"),
+        vec![0x86],
+    ]
+    .concat();
+    let begin = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, settings),
+        frame(1, END_HEADERS, 1, &head),
+    ];
+    let mut client = connect(running).await;
+    client.write_all(&begin.concat()).await.unwrap();
+    let (mut read, mut write) = client.split();
+    let mut said = Vec::new();
+    let sending = async { while write.write_all(again).await.is_ok() {} };
+    let both = async { tokio::join!(sending, read.read_to_end(&mut said)) };
+    // A reset is an end, too.
+    let _ = tokio::time::timeout(LONG, both).await.expect("still open");
+    said
+}
+
+#[tokio::test]
+async fn an_idle_client_of_http2_is_cut_off_whatever_it_sends_but_requests() {
+    let running = start(ConnectionLimits {
+        header_timeout: 10 * LONG,
+        idle_timeout: SHORT,
+        ..PATIENT
+    });
+    let done = |said: &[u8]| said.windows(4).any(|part| part == b"done");
+    let ping = frame(6, 0, 0, &[0; 8]);
+    let said = closed_while_sending(&running, &[], "/", &ping).await;
+    assert!(done(&said), "{} bytes", said.len());
+    // Nor does it help to ask for replies to settings, ...
+    let settings = frame(4, 0, 0, &[]);
+    let said = closed_while_sending(&running, &[], "/", &settings).await;
+    assert!(done(&said), "{} bytes", said.len());
+    // ... to take no byte of the answer: windows of 0, ...
+    let no_window = [0, 4, 0, 0, 0, 0];
+    let said = closed_while_sending(&running, &no_window, "/", &ping).await;
+    assert!(!done(&said), "{} bytes", said.len());
+    // ... or to send a body that is given up, byte by byte.
+    let byte = frame(0, 0, 1, b"x");
+    closed_while_sending(&running, &[], "/stalled", &byte).await;
+    running.shared.read.notified().await;
+}
+
 #[tokio::test]
 async fn no_more_connections_than_allowed_are_served_at_once() {
     let running = start(ConnectionLimits {
@@ -309,6 +381,60 @@ async fn a_body_that_lies_stalls_or_is_too_long_is_told_apart() {
     assert_eq!(bodies[2], Err(BodyError::TooLarge { limit: 10 }));
     assert_eq!(bodies[3], Err(BodyError::TooLarge { limit: 10 }));
     assert_eq!(bodies[4], Ok(Bytes::from_static(b"0123456789")));
+}
+
+#[tokio::test]
+async fn an_answer_reaches_a_client_that_sends_its_whole_body_first() {
+    let running = start(PATIENT);
+    // Not read at all, refused for its length, and read until it is too long.
+    for (path, framing) in [
+        ("/", "Content-Length: 31457280"),
+        ("/body", "Content-Length: 31457280"),
+        ("/body", "Transfer-Encoding: chunked"),
+    ] {
+        let mut client = connect(&running).await;
+        let head = format!("PUT {path} HTTP/1.1\r\nHost: t\r\n{framing}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut body = vec![b'x'; 30 << 20];
+        if framing.ends_with("chunked") {
+            body[..9].copy_from_slice(b"1dffff7\r\n");
+        }
+        client.write_all(&body).await.unwrap();
+        let text = answer(&mut client).await;
+        assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+        assert!(closed(&mut client).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_on_after_its_answer_is_cut_off() {
+    let running = start(PATIENT);
+    let mut client = connect(&running).await;
+    let head = "PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999999\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    answer(&mut client).await;
+    let piece = vec![0; 1 << 20];
+    let endless = async { while client.write_all(&piece).await.is_ok() {} };
+    tokio::time::timeout(LONG, endless)
+        .await
+        .expect("still read");
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_client_that_has_its_answer() {
+    let running = start(ConnectionLimits {
+        drain_timeout: LINGER_TIME / 2,
+        ..PATIENT
+    });
+    let mut client = connect(&running).await;
+    let head = "PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999999\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    answer(&mut client).await;
+    // It is waited for from here on.
+    assert!(closed(&mut client).await.is_empty());
+    running.stop.send(true).unwrap();
+    assert_eq!(running.server.await.unwrap(), 0);
+    drop(client);
 }
 
 #[tokio::test]

@@ -32,6 +32,16 @@ macro_rules! either {
     };
 }
 
+impl Socket {
+    /// What it is sent over, whether in clear or not.
+    pub(crate) fn transport(&mut self) -> &mut TcpStream {
+        match self {
+            Socket::Plain(stream) => stream,
+            Socket::Tls(stream) => stream.get_mut().0,
+        }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         self: Pin<&mut Self>,

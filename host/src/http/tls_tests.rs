@@ -210,6 +210,28 @@ async fn both_versions_of_http_are_offered() {
 }
 
 #[tokio::test]
+async fn an_answer_reaches_a_client_that_sends_its_whole_body_first() {
+    let authority = Authority::new();
+    authority.write("localhost");
+    let running = start(&authority, LONG);
+    let mut client = shake_hands(&authority, &running, &[b"http/1.1"]).await;
+    let body = vec![0; 8 << 20];
+    let head = format!(
+        "PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    client.write_all(&body).await.unwrap();
+    client.flush().await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("\"HTTP/1.1\""),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
 async fn a_handshake_that_stalls_is_cut_off() {
     let authority = Authority::new();
     authority.write("localhost");

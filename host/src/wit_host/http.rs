@@ -24,6 +24,7 @@ impl Host for Context {
     fn header(&mut self, name: String) -> Result<Option<String>> {
         self.charge(name.len())?;
         let value = self.incoming()?.parts.headers.get(name);
+        // Of a write every header is text, or it would have no route.
         let value = value
             .and_then(|v| std::str::from_utf8(v.as_bytes()).ok())
             .map(str::to_owned);

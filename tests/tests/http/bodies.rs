@@ -61,6 +61,50 @@ async fn a_body_that_is_no_envelope_is_400() {
 }
 
 #[tokio::test]
+async fn a_header_that_is_no_text_is_400_and_named() {
+    let (_server, here) = one().await;
+    for (name, header) in [
+        ("tidepool-ttl", &b"Tidepool-TTL: \xe9"[..]),
+        ("content-type", b"Content-Type: text/plain; x=\xe9"),
+        ("x-any", b"X-Any: \xff"),
+    ] {
+        let mut wire = Wire::connect(here.address()).await;
+        let put = [
+            b"PUT /kv/k HTTP/1.1\r\nHost: t\r\nContent-Length: 13\r\n",
+            header,
+            b"\r\n\r\n{\"value\":\"v\"}",
+        ];
+        wire.send(put.concat()).await;
+        let document = wire.answer().await.problem(400, "bad-request");
+        let detail = document["detail"].as_str().unwrap();
+        assert!(detail.contains(name), "{detail}");
+    }
+    never_written(&here, "k").await;
+}
+
+#[tokio::test]
+async fn a_part_of_a_value_and_a_body_with_a_coding_are_refused() {
+    let (_server, here) = one().await;
+    let put = here.put("/kv/k").value("v");
+    let put = put.header("content-range", "bytes 0-3/8");
+    let document = put.send().await.problem(400, "bad-request");
+    let detail = document["detail"].as_str().unwrap();
+    assert!(detail.contains("Content-Range"), "{detail}");
+    for coding in ["gzip", "identity, br", "zstd"] {
+        let put = here.put("/kv/k").value("v");
+        let answer = put.header("content-encoding", coding).send().await;
+        let document = answer.problem(415, "unsupported-media-type");
+        let detail = document["detail"].as_str().unwrap();
+        assert!(detail.contains("Content-Encoding"), "{detail}");
+        assert_eq!(answer.header("accept-encoding"), Some("identity"));
+    }
+    never_written(&here, "k").await;
+    let put = here.put("/kv/k").value("v");
+    let put = put.header("content-encoding", "identity").send().await;
+    put.expect(201);
+}
+
+#[tokio::test]
 async fn a_value_may_have_1_mib_and_not_a_byte_more() {
     let (_server, here) = one().await;
     let raw = |key: &str, length: usize| {
@@ -157,6 +201,46 @@ async fn a_body_that_says_it_is_too_long_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_refusal_reaches_a_client_that_sends_its_whole_body_first() {
+    let (server, here) = one().await;
+    // More than the buffers of both sides hold.
+    let body = vec![b'x'; 30 * MIB];
+    let length = format!("Content-Length: {}", body.len());
+    for (address, head, status, kind) in [
+        (here.address(), head("k", &length), 413, "too-large"),
+        (
+            here.address(),
+            format!("PUT /nothing HTTP/1.1\r\nHost: t\r\n{length}\r\n\r\n"),
+            404,
+            "no-such-path",
+        ),
+        (
+            server.admin().address(),
+            format!(
+                "POST /v1/handlers/get HTTP/1.1\r\nHost: localhost\r\nOrigin: http://page\r\n{length}\r\n\r\n"
+            ),
+            403,
+            "forbidden",
+        ),
+        (
+            server.admin().address(),
+            format!("POST /v1/handlers/no HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n"),
+            404,
+            "no-such-path",
+        ),
+    ] {
+        let mut wire = Wire::connect(address).await;
+        wire.send(head).await;
+        assert!(wire.send(&body).await, "cut off before {status}");
+        let answer = wire.answer().await;
+        answer.problem(status, kind);
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert!(wire.closed().await.is_empty());
+    }
+    never_written(&here, "k").await;
+}
+
+#[tokio::test]
 async fn a_body_without_a_length_is_cut_at_the_limit() {
     let (_server, here) = with(Setup::new().set("http.max_value_bytes=10")).await;
     // Its limit as a body: twice the value, and 64 KiB.
@@ -179,6 +263,15 @@ async fn a_body_without_a_length_is_cut_at_the_limit() {
 #[tokio::test]
 async fn a_body_that_ends_too_early_is_not_written() {
     let (_server, here) = one().await;
+    // Broken in the middle, where somebody is there to be told.
+    let mut wire = Wire::connect(here.address()).await;
+    wire.send(head("broken-chunk", "Transfer-Encoding: chunked"))
+        .await;
+    wire.send("5\r\nwhole\r\nno length\r\n").await;
+    let document = wire.answer().await.problem(400, "bad-request");
+    let detail = document["detail"].as_str().unwrap();
+    assert!(detail.contains("chunks up to the empty one"), "{detail}");
+    never_written(&here, "broken-chunk").await;
     for (key, head, body) in [
         (
             "cut",

@@ -95,6 +95,41 @@ async fn an_idle_connection_is_closed_in_its_time() {
 }
 
 #[tokio::test]
+async fn a_connection_of_http_2_that_only_pings_is_idle() {
+    // A request, by the indices of RFC 7541 and the path as a literal.
+    const GET: &[u8] = b"\x82\x86\x04\x05/kv/k\x01\x01t";
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).unwrap();
+        let head = [0, 0, length, kind, flags, 0, 0, 0, stream];
+        [&head, payload].concat()
+    };
+    let setup = Setup::new().set("http.idle_timeout=200ms");
+    let (server, here) = with(setup).await;
+    let version = here.write("k", "v").await;
+    server.all_caught_up(version).await;
+    // The answer is taken, or there is no room for a byte of it.
+    for (window, taken) in [
+        (&[0, 4, 0, 0, 255, 255], true),
+        (&[0, 4, 0, 0, 0, 0], false),
+    ] {
+        let mut wire = Wire::connect(here.address()).await;
+        let begin = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(4, 0, 0, window),
+            frame(1, 5, 1, GET),
+        ];
+        assert!(wire.send(begin.concat()).await);
+        let ping = frame(6, 0, 0, &[0; 8]);
+        let pinging = async { while wire.exchange(&ping).await {} };
+        within("the end of a connection that pings", pinging).await;
+        let said = wire.closed().await;
+        let value = br#""value":"v""#;
+        let came = said.windows(value.len()).any(|part| part == value);
+        assert_eq!(came, taken, "{} bytes", said.len());
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_http_ends_the_connection() {
     let (server, here) = one().await;
     for noise in ["hello\r\n\r\n", "\0\0\0\0\0\0\0\0\r\n\r\n", "GET\r\n\r\n"] {

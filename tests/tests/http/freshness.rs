@@ -51,13 +51,18 @@ async fn a_time_to_live_is_1_second_to_10_years() {
         let put = here.put("/kv/k").value("v").header("tidepool-ttl", ttl);
         put.send().await.expect(201);
     }
-    for ttl in ["", "0", "-1", "1.5", "soon", "315360001", "1 s"] {
+    for ttl in ["", "0", "-1", "+5", "1.5", "soon", "315360001", "1 s"] {
         let put = here.put("/kv/k").value("no").header("tidepool-ttl", ttl);
         let answer = put.send().await;
         let document = answer.problem(400, "bad-request");
         let detail = document["detail"].as_str().unwrap();
         assert!(detail.contains("Tidepool-TTL"), "{detail}");
     }
+    // Which one would be meant?
+    let put = here.put("/kv/k").value("no").header("tidepool-ttl", "5");
+    let answer = put.header("tidepool-ttl", "60").send().await;
+    let document = answer.problem(400, "bad-request");
+    assert_eq!(document["detail"], "header Tidepool-TTL: send it once");
 }
 
 #[tokio::test]

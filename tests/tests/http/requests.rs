@@ -164,8 +164,19 @@ async fn probes_say_that_the_process_lives_and_that_the_region_is_ready() {
     assert_eq!(ready.json()["ready"], true);
     assert_eq!(ready.json()["region"], "here");
     for path in ["/healthz", "/readyz"] {
-        let head = here.head(path).send().await.expect(200);
-        assert!(head.body.is_empty(), "{path}");
-        server.admin().get(path).send().await.expect(200);
+        for plane in [&here, server.admin()] {
+            let get = plane.get(path).send().await.expect(200);
+            for plane in [plane.clone(), plane.http2()] {
+                let head = plane.head(path).send().await.expect(200);
+                assert!(head.body.is_empty(), "{path}");
+                let length: usize = head.header("content-length").unwrap().parse().unwrap();
+                // How far behind the region is has not always as many digits.
+                assert!(length > 0, "{path}");
+                assert_eq!(head.header("content-type"), get.header("content-type"));
+            }
+        }
+        let answer = server.admin().post(path).send().await;
+        answer.problem(405, "method-not-allowed");
+        assert_eq!(answer.header("allow"), Some("GET, HEAD"));
     }
 }
