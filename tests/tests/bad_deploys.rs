@@ -215,6 +215,30 @@ async fn a_component_over_the_size_limit_is_refused() {
 }
 
 #[tokio::test]
+async fn a_refusal_reaches_a_client_that_sends_its_whole_component_first() {
+    let running = Running::start().await;
+    let admin = running.0.admin().address();
+    // More than the buffers of both sides hold.
+    let component = vec![b'x'; 30 << 20];
+    for (operation, origin, status, kind) in [
+        ("get", "Origin: http://page\r\n", 403, "forbidden"),
+        ("no", "", 404, "no-such-path"),
+    ] {
+        let mut wire = Wire::connect(admin).await;
+        let length = component.len();
+        let head = format!(
+            "POST /v1/handlers/{operation} HTTP/1.1\r\nHost: localhost\r\n{origin}Content-Length: {length}\r\n\r\n"
+        );
+        wire.send(head).await;
+        assert!(wire.send(&component).await, "cut off before {status}");
+        let answer = wire.answer().await;
+        answer.problem(status, kind);
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert!(wire.closed().await.is_empty());
+    }
+}
+
+#[tokio::test]
 async fn a_component_that_traps_in_its_self_test_is_refused() {
     let running = Running::start().await;
     let trapping = built::bytes(&built::fixture("trap-always"));

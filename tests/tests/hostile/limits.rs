@@ -56,6 +56,7 @@ async fn deep_recursion_is_ended_at_its_stack() {
 #[tokio::test]
 async fn a_huge_result_is_not_taken() {
     let setup = Setup::new()
+        .set("http.max_value_bytes=256KiB")
         .set("limits.response_bytes=1MiB")
         .set("limits.cpu=5s");
     let hostile = Hostile::start("huge-result", setup).await;

@@ -122,7 +122,7 @@ async fn a_secret_that_is_not_there_is_named_and_nothing_changes() {
     }
     for secret in ["key=env:HOME", "key=file:/etc/hostname", "key=file:../a"] {
         let refused = deploy(&server, &["--secret", secret]).await;
-        assert!(refused.refused(1).contains("refers to no secret"));
+        assert!(refused.refused(2).contains("refers to no secret"));
     }
     assert_eq!(server.active("us-east-1", "get").await, 1);
     let set = [

@@ -187,6 +187,7 @@ async fn a_revision_that_is_much_slower_takes_itself_back() {
     let setup = setup
         .set("limits.response_bytes=120MiB")
         .set("limits.cpu=20s");
+    let setup = setup.set("limits.wall=1min");
     let server = setup.set("limits.memory_bytes=400MiB").start().await;
     let here = server.region("here");
     // What is usual, without a load that would tell it by itself.
