@@ -258,6 +258,30 @@ async fn check_refuses_what_a_deployment_refuses_with_the_same_words() {
 }
 
 #[tokio::test]
+async fn a_component_has_as_many_table_elements_as_it_may() {
+    let with = async |elements: usize| {
+        let setting = format!("limits.table_elements={elements}");
+        check(&built::guest("get"), &["--set", &setting]).await
+    };
+    // How many it has is its compiler's choice: looked for between none and enough.
+    let (mut too_few, mut enough) = (1, 4096);
+    with(enough).await.success();
+    while enough - too_few > 1 {
+        let middle = usize::midpoint(too_few, enough);
+        match with(middle).await.code {
+            Some(0) => enough = middle,
+            _ => too_few = middle,
+        }
+    }
+    let refused = with(too_few).await;
+    assert!(refused.refused(1).contains("table"), "{refused:?}");
+    assert!(
+        refused.refused(1).contains(&enough.to_string()),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_shell_can_be_taught_the_commands() {
     let ran = command::run(["completions", "bash"]).await;
     let mut bash = tokio::process::Command::new("bash");

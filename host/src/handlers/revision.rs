@@ -191,7 +191,10 @@ impl Revision {
             How::NotItsOwn => return,
         };
         let tick = self.engine.now();
-        self.counted_at.store(tick, Ordering::Relaxed);
+        // Most ticks count several: threads that only read it share it.
+        if self.counted_at.load(Ordering::Relaxed) != tick {
+            self.counted_at.store(tick, Ordering::Relaxed);
+        }
         let second = seconds(tick);
         self.health.record(second, bad, since.elapsed());
         let trial = self.trial.load();
