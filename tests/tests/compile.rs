@@ -275,10 +275,6 @@ async fn a_component_has_as_many_table_elements_as_it_may() {
     }
     let refused = with(too_few).await;
     assert!(refused.refused(1).contains("table"), "{refused:?}");
-    assert!(
-        refused.refused(1).contains(&enough.to_string()),
-        "{refused:?}"
-    );
 }
 
 #[tokio::test]
