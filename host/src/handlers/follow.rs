@@ -1,23 +1,19 @@
 //! Makes true in this process what the ledger says: reads it, loads what is new,
-//! and swaps the table. It also takes a revision back that does badly: here at
-//! once, whatever is being loaded meanwhile, and everywhere by saying so in the
-//! ledger.
+//! and swaps the table.
 //!
 //! A revision that cannot be loaded here (this host may be older than its world)
 //! leaves the slot with what it runs; the host says why.
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant as Stopwatch};
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
-use super::health::Health;
-use super::program::Program;
 use super::registry::{Registry, info};
-use super::revision::{Revision, RevisionInfo, Trial, Verdict, ticks};
-use super::table::{Canary, Running, index};
+use super::revision::{Revision, ticks};
+use super::table::{Canary, Running};
 use crate::deployments::{
     AppendError, Event, HostProblem, HostReport, LedgerError, NewEntry, SlotState, State,
 };
@@ -36,6 +32,10 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// How often it is looked whether other hosts have done what was asked, unless
 /// they are heard before.
 const LOOK_AT_HOSTS: Duration = Duration::from_millis(100);
+
+/// How long a host that stops tries to say so: with a database that hangs it must not
+/// stop for longer than it has to.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Who does what a host does by itself.
 pub(super) const HOST: &str = "host";
@@ -64,26 +64,6 @@ impl Default for Applied {
 }
 
 impl Registry {
-    /// Takes back what does worse than the revision before, as soon as it is known:
-    /// until `stop` says so or its sender is gone. It may be called once. It must not
-    /// wait for what loads components.
-    pub async fn judge(self: Arc<Registry>, mut stop: watch::Receiver<bool>) {
-        let Some(mut verdicts) = self.verdicts.lock().take() else {
-            return;
-        };
-        let judging = async {
-            // It has no end: this registry keeps a sender.
-            while let Some(verdict) = verdicts.recv().await {
-                self.take_back(verdict);
-                self.untold.notify_one();
-            }
-        };
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => {}
-            () = judging => {}
-        }
-    }
-
     /// Follows the ledger until `stop` says so or its sender is gone.
     pub async fn follow(self: Arc<Registry>, mut stop: watch::Receiver<bool>) {
         let stopped = pin!(async move {
@@ -112,9 +92,10 @@ impl Registry {
             applied: 0,
             problems: Vec::new(),
         };
-        if let Err(error) = self.ledger.report(gone).await {
-            tracing::debug!(%error, "other hosts do not hear that this one stops");
+        if let Ok(Ok(())) = timeout(LAST_WORD, self.ledger.report(gone)).await {
+            return;
         }
+        tracing::debug!("other hosts do not hear that this one stops");
     }
 
     /// Reads what is new, and makes it true here.
@@ -168,7 +149,7 @@ impl Registry {
     }
 
     /// An entry of what this host does by itself.
-    fn own(&self, event: Event) -> NewEntry {
+    pub(super) fn own(&self, event: Event) -> NewEntry {
         NewEntry {
             id: self.entropy.next_u64().cast_signed(),
             actor: HOST.to_owned(),
@@ -243,7 +224,7 @@ impl Registry {
     /// Ends when hosts may have done something.
     pub(super) async fn hosts_changed(&self) {
         let moved = self.moved.notified();
-        let _ = tokio::time::timeout(LOOK_AT_HOSTS, moved).await;
+        let _ = timeout(LOOK_AT_HOSTS, moved).await;
     }
 
     /// Loads and swaps in what slots should run and do not.
@@ -346,11 +327,11 @@ impl Registry {
             (_, None) => None,
             (true, Some(replaced)) if replaced == running.active.info().number => Some(ran()),
             // It never ran here: this host was away, or could not load it.
-            (true, Some(_)) => match self.replaced(slot, wanted).await {
-                Some(replaced) => Some(replaced),
-                None if running.active.info().stands_in() => None,
-                None => Some(ran()),
+            (true, Some(_)) if self.is_new(wanted) => match self.replaced(slot, wanted).await {
+                None if !running.active.info().stands_in() => Some(ran()),
+                replaced => replaced,
             },
+            (true, Some(_)) => None,
         };
         if changed {
             let until = ticks(self.settings.trial);
@@ -374,45 +355,6 @@ impl Registry {
             canary,
             before,
         }))
-    }
-
-    /// What the active revision of a slot replaced, made ready to run again: if that was
-    /// so short a time ago that the active one is on trial.
-    pub(super) async fn replaced(
-        &self,
-        slot: usize,
-        wanted: &SlotState,
-    ) -> Option<(RevisionInfo, Program)> {
-        let since = self.now_micros().saturating_sub(wanted.since);
-        if i128::from(since) >= self.settings.trial.as_micros().cast_signed() {
-            return None;
-        }
-        let recorded = wanted.revision(wanted.replaced?)?;
-        let (region, operation) = self.name(slot);
-        match self.load(operation, recorded).await {
-            Ok(program) => {
-                let region = &self.regions()[slot / Operation::ALL.len()];
-                Some((info(region, operation, recorded), program))
-            }
-            Err(why) => {
-                tracing::warn!(
-                    region, %operation, revision = recorded.number, why,
-                    "what was replaced cannot be loaded, and cannot run again by itself"
-                );
-                None
-            }
-        }
-    }
-
-    /// A trial against how another revision does.
-    pub(super) fn trial(&self, against: Arc<Health>, ticks: u64) -> Option<Trial> {
-        let trial = Trial {
-            against,
-            until: self.loader.engine().now() + ticks,
-            judged: self.judged.clone(),
-            over: AtomicBool::new(false),
-        };
-        (!self.settings.trial.is_zero()).then_some(trial)
     }
 
     /// A revision of a slot: as it runs, or made anew.
@@ -439,74 +381,5 @@ impl Registry {
         let program = program.map_err(|why| (number, why))?;
         let info = info(&self.regions()[region], operation, wanted);
         Ok(self.revision(region, info, program))
-    }
-
-    /// Takes a revision out of its slot here, at once; the ledger is told next.
-    fn take_back(&self, verdict: Verdict) {
-        let region = self.regions().iter().position(|it| *it == verdict.region);
-        let Some(region) = region else { return };
-        let number = verdict.number;
-        let is = |revision: &Arc<Revision>| revision.info().number == number;
-        let taken = self.table.change(|slots| {
-            let Some(running) = slots.get_mut(index(region, verdict.operation)) else {
-                return false;
-            };
-            if running.canary.as_ref().is_some_and(|it| is(&it.revision)) {
-                running.canary = None;
-            } else if is(&running.active)
-                && let Some((info, program)) = running.before.take()
-            {
-                running.active = self.revision(region, info, program);
-                if let Some(canary) = &running.canary {
-                    let against = Arc::clone(running.active.health());
-                    let trial = self.trial(against, u64::MAX / 2);
-                    canary.revision.try_out(trial);
-                }
-            } else {
-                return false;
-            }
-            // Before the table: what runs again must not be swapped out again.
-            self.condemned.lock().push(verdict.clone());
-            true
-        });
-        if taken {
-            tracing::error!(
-                region = &*verdict.region, operation = %verdict.operation,
-                revision = verdict.number, reason = verdict.reason,
-                "a handler does worse than the one before, and is taken back"
-            );
-        }
-    }
-
-    /// Appends the verdicts that the ledger does not have. Gives those that it has.
-    async fn tell_verdicts(&self, state: &mut State) -> Result<Vec<Verdict>, LedgerError> {
-        let verdicts = self.condemned.lock().clone();
-        for verdict in &verdicts {
-            loop {
-                if self.read(state).await?.is_some() {
-                    return Ok(Vec::new());
-                }
-                let slot = state.slot(&verdict.region, verdict.operation);
-                let runs = slot.is_some_and(|slot| {
-                    let canary = slot.canary.map(|(number, _)| number);
-                    canary == Some(verdict.number)
-                        || slot.active == verdict.number && slot.replaced.is_some()
-                });
-                if !runs {
-                    break;
-                }
-                let event = Event::TakenBack {
-                    operation: verdict.operation,
-                    region: verdict.region.to_string(),
-                    revision: verdict.number,
-                    reason: verdict.reason.clone(),
-                };
-                match self.ledger.append(state.seq + 1, self.own(event)).await {
-                    Ok(()) | Err(AppendError::Taken | AppendError::OutcomeUnknown(_)) => {}
-                    Err(AppendError::Unavailable(error)) => return Err(error),
-                }
-            }
-        }
-        Ok(verdicts)
     }
 }

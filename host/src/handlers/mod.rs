@@ -11,7 +11,7 @@
 //! [`instance`] through the slot's door ([`slot`]; `quick` does without both for a
 //! hit at hand), the component's answer is
 //! checked ([`answer`]) and counted ([`health`]): a revision that does worse than
-//! the one before is taken back. What it prints, and how it fails, can be read
+//! the one before is taken back (`take_back`). What it prints, and how it fails, can be read
 //! ([`logs`]).
 
 pub mod answer;
@@ -40,5 +40,6 @@ pub mod secrets;
 pub mod selftest;
 pub mod slot;
 pub mod table;
+mod take_back;
 mod tokens;
 mod verify;

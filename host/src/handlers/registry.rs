@@ -194,7 +194,7 @@ impl Registry {
         };
         let active = self.revision(region, info, program);
         // A restart does not end a trial.
-        let before = match slot.filter(|_| !active.info().stands_in()) {
+        let before = match slot.filter(|slot| self.is_new(slot) && !active.info().stands_in()) {
             Some(slot) => self.replaced(index(region, operation), slot).await,
             None => None,
         };
