@@ -363,10 +363,17 @@ settings! {
         /// `http.max_value_bytes`.
         #[serde(with = "size")]
         host_bytes: usize = 256 * MIB,
-        /// Bytes of the answer; at least `http.max_value_bytes`.
+        /// Bytes of the answer; at least twice `http.max_value_bytes` and 64 KiB more.
+        /// Left out, it is at least that.
         #[serde(with = "size")]
         response_bytes: usize = 32 * MIB,
     }
+}
+
+/// The longest body of a PUT, and of its answer: a value in its JSON envelope, where
+/// every byte may need an escape of two. Longer escapes are better sent as base64 or raw.
+pub fn max_envelope_bytes(max_value_bytes: usize) -> usize {
+    max_value_bytes.saturating_mul(2).saturating_add(64 * KIB)
 }
 
 /// An address on loopback.

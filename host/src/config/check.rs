@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use super::max_envelope_bytes;
 use super::units::size;
 use super::{
     Admin, Cache, Database, Feed, Handlers, Http, KIB, Limits, Log, MIB, Redis, RegionSetting,
@@ -408,7 +409,7 @@ impl LeastLimits {
         LeastLimits {
             cpu: Duration::from_millis(mib.saturating_mul(100)),
             memory_bytes: max_value.saturating_mul(8).saturating_add(8 * MIB),
-            response_bytes: max_value.saturating_mul(2).saturating_add(64 * KIB),
+            response_bytes: max_envelope_bytes(max_value),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::region::Region;
 use super::respond::{self, Kind, Problem};
 use super::route::{self, KvRequest, Route};
 use super::server::BoxFuture;
-use crate::config::Settings;
+use crate::config::{Settings, max_envelope_bytes};
 use crate::handlers::answer::{Answer, AnswerBody};
 use crate::handlers::error::CallError;
 use crate::handlers::registry::Registry;
@@ -28,9 +28,6 @@ use crate::wit_host::context::{Cached, Incoming};
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
-
-/// Bytes of JSON around a value, on top of twice its length.
-const ENVELOPE_SLACK_BYTES: usize = 64 << 10;
 
 /// The data plane of a region. Cheap to clone.
 #[derive(Clone)]
@@ -49,7 +46,7 @@ impl DataPlane {
         DataPlane(Arc::new(Inner {
             region,
             registry,
-            max_body_bytes: max_body_bytes(settings.http.max_value_bytes),
+            max_body_bytes: max_envelope_bytes(settings.http.max_value_bytes),
             body_timeout: settings.http.body_timeout,
         }))
     }
@@ -249,14 +246,6 @@ impl Inner {
             Err(error) => broken(&error, &revision).into_answer(),
         }
     }
-}
-
-/// The largest body of a PUT: a value in its JSON envelope, where every byte
-/// may need an escape of two. Longer escapes are better sent as base64 or raw.
-pub fn max_body_bytes(max_value_bytes: usize) -> usize {
-    max_value_bytes
-        .saturating_mul(2)
-        .saturating_add(ENVELOPE_SLACK_BYTES)
 }
 
 /// The version that a cached answer must have at least, if any; `None`: the
