@@ -33,6 +33,22 @@ impl Wire {
         }
     }
 
+    /// Sends a request to its last byte before it reads anything; the answer, with
+    /// which the connection ends.
+    ///
+    /// # Panics
+    ///
+    /// The request is cut off, or the connection goes on.
+    pub async fn sends_all(address: SocketAddr, head: &str, body: &[u8]) -> Answer {
+        let mut wire = Wire::connect(address).await;
+        wire.send(head).await;
+        assert!(wire.send(body).await, "cut off: {head}");
+        let answer = wire.answer().await;
+        assert_eq!(answer.header("connection"), Some("close"), "{answer:#?}");
+        assert!(wire.closed().await.is_empty());
+        answer
+    }
+
     /// Sends bytes as they are. That the other side has stopped listening is
     /// no error: what it has answered before counts. Whether all were taken.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {

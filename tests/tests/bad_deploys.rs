@@ -224,17 +224,12 @@ async fn a_refusal_reaches_a_client_that_sends_its_whole_component_first() {
         ("get", "Origin: http://page\r\n", 403, "forbidden"),
         ("no", "", 404, "no-such-path"),
     ] {
-        let mut wire = Wire::connect(admin).await;
         let length = component.len();
         let head = format!(
             "POST /v1/handlers/{operation} HTTP/1.1\r\nHost: localhost\r\n{origin}Content-Length: {length}\r\n\r\n"
         );
-        wire.send(head).await;
-        assert!(wire.send(&component).await, "cut off before {status}");
-        let answer = wire.answer().await;
+        let answer = Wire::sends_all(admin, &head, &component).await;
         answer.problem(status, kind);
-        assert_eq!(answer.header("connection"), Some("close"));
-        assert!(wire.closed().await.is_empty());
     }
 }
 

@@ -95,6 +95,29 @@ async fn what_takes_itself_back_in_one_region_is_seen_in_all() {
 }
 
 #[tokio::test]
+async fn a_database_that_is_away_is_no_fault_of_a_new_handler() {
+    let mut database = tidepool_tests::servers::postgres::Postgres::start().await;
+    let url = database.database("kv").await;
+    let redis = tidepool_tests::servers::redis::Redis::start().await;
+    let setup = tidepool_tests::Setup::new().over("here", &url, &redis.url());
+    let host = setup.set("database.request_timeout=1s").start().await;
+    // The same handler in other bytes.
+    let component = [built::bytes(&built::guest("get")), vec![0, 2, 1, b'n']].concat();
+    let deploy = host.admin().post("/v1/handlers/get").body(component);
+    deploy.send().await.expect(200);
+    database.kill();
+    // Twice as many as would take it back.
+    let mut asking = tokio::task::JoinSet::new();
+    for n in 0..40 {
+        let get = host.region("here").get(&format!("/kv/{n}"));
+        asking.spawn(async move { get.send().await.status });
+    }
+    let statuses = asking.join_all().await;
+    assert_eq!(statuses, [503; 40]);
+    assert_eq!(host.log().count(&["is taken back"]), 0);
+}
+
+#[tokio::test]
 async fn a_database_that_fails_in_the_middle_leaves_all_or_nothing() {
     let mut database = tidepool_tests::servers::postgres::Postgres::start().await;
     let url = database.database("kv").await;

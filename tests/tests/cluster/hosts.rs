@@ -98,6 +98,33 @@ async fn a_host_that_has_stopped_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn what_one_of_the_hosts_cannot_run_is_not_done() {
+    let (database, redis) = (Database::new().await, Redis::start().await);
+    let setup = || Setup::new().over("here", database.url(), &redis.url());
+    let first = setup().environment("TIDEPOOL_SECRET_A", "a").start().await;
+    let second = setup().start().await;
+    ready(second.region("here")).await;
+    let component = tidepool_tests::built::fixture("configured");
+    let file = component.display().to_string();
+    let mut deploy = vec!["deploy", "get", &file, "--config", "greeting=hi"];
+    deploy.extend(["--secret", "key=env:TIDEPOOL_SECRET_A"]);
+    // The second time there is nothing to do, and it is not done all the same.
+    for says in [
+        "revision 2  active (not all",
+        "revision 2  active (nothing to do, and not",
+    ] {
+        let ran = first.cli(&deploy).await;
+        let error = ran.refused(1);
+        assert!(
+            error.contains("cannot run it") && error.contains("TIDEPOOL_SECRET_A"),
+            "{error}"
+        );
+        assert!(ran.stdout.contains(says), "{ran:?}");
+    }
+    assert_eq!(first.active("here", "get").await, 2);
+}
+
+#[tokio::test]
 async fn a_leader_that_hangs_loses_the_lead_and_may_come_back() {
     let (leader, other) = pair().await;
     leader.signal("STOP").await;

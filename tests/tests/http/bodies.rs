@@ -215,13 +215,8 @@ async fn a_refusal_reaches_a_client_that_sends_its_whole_body_first() {
             "no-such-path",
         ),
     ] {
-        let mut wire = Wire::connect(address).await;
-        wire.send(head).await;
-        assert!(wire.send(&body).await, "cut off before {status}");
-        let answer = wire.answer().await;
+        let answer = Wire::sends_all(address, &head, &body).await;
         answer.problem(status, kind);
-        assert_eq!(answer.header("connection"), Some("close"));
-        assert!(wire.closed().await.is_empty());
     }
     never_written(&here, "k").await;
 }

@@ -45,6 +45,10 @@ async fn a_token_may_do_what_its_scopes_say_until_it_is_revoked() {
         deploys(&deployer, "get", "?region=us-east-1,us-west-1").await,
         403
     );
+    let both = deployer.post("/v1/handlers/get?region=us-east-1,us-west-1");
+    let problem = both.send().await.problem(403, "forbidden");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("needs deploy:us-west-1:get"), "{detail}");
     assert_eq!(deploys(&deployer, "get", "").await, 403);
     assert_eq!(deploys(&deployer, "put", "?region=us-east-1").await, 403);
     // What applications have stored is not for whoever watches the hosts.
